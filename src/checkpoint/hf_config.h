@@ -1,0 +1,78 @@
+// config.json of a Hugging Face directory, as far as decoder-only models need it. Validated; knows no family.
+#ifndef HARROW_CHECKPOINT_HF_CONFIG_H_
+#define HARROW_CHECKPOINT_HF_CONFIG_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "formats/linear_weight.h"
+
+namespace harrow {
+
+// rope_scaling of config.json.
+struct RopeScaling {
+  std::string type;  // "" (none), "linear", "llama3", ... ("rope_type" or the older "type")
+  double factor = 1;
+  double low_freq_factor = 1;
+  double high_freq_factor = 4;
+  int64_t original_max_position_embeddings = 0;
+};
+
+// One compressed linear weight of the `harrow` section (docs/formats/checkpoint.md).
+struct PackedWeightInfo {
+  WeightSpec spec;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t nonzeros = 0;
+  uint64_t checksum = 0;  // XXH3-64 of the packed bytes
+};
+
+struct HfConfig {
+  std::string architecture;  // architectures[0], e.g. "LlamaForCausalLM"
+  std::string model_type;
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t num_hidden_layers = 0;
+  int64_t num_attention_heads = 0;
+  int64_t num_key_value_heads = 0;
+  int64_t head_dim = 0;  // hidden_size / num_attention_heads unless given
+  int64_t vocab_size = 0;
+  int64_t max_position_embeddings = 0;
+  std::string hidden_act = "silu";
+  double rms_norm_eps = 1e-6;
+  double rope_theta = 10000;
+  RopeScaling rope_scaling;
+  bool tie_word_embeddings = false;
+  bool attention_bias = false;
+  bool mlp_bias = false;
+  std::string torch_dtype;
+  std::optional<int64_t> bos_token_id;
+  std::vector<int64_t> eos_token_ids;
+  // The `harrow` section: weight name ("model.layers.0.mlp.up_proj.weight") -> its packed form. Empty for an
+  // ordinary model. Unknown sections (quantization_config with no effect on weights, sparsity_config) are
+  // tolerated; a quantization_config that says the weights are stored otherwise is Unsupported.
+  std::map<std::string, PackedWeightInfo> packed;
+  int32_t harrow_version = 0;  // 0: no harrow section
+  // The whole file, for writing it back with changes.
+  std::string json;
+};
+
+// Parses and validates (positive sizes with sane caps, heads divide, known rope types are checked by the family).
+// `where` names the file in errors. The parser that is fuzzed.
+Result<HfConfig> ParseHfConfig(std::string_view json, std::string_view where);
+Result<HfConfig> LoadHfConfig(const std::string& directory);
+
+// config.json text with the `harrow` section replaced (removed when `packed` is empty) and torch_dtype set when
+// not empty. `recipe_json` is stored as the section's "recipe" (may be empty).
+Result<std::string> WithHarrowSection(const HfConfig& config,
+                                      const std::map<std::string, PackedWeightInfo>& packed,
+                                      std::string_view recipe_json, std::string_view torch_dtype);
+
+}  // namespace harrow
+
+#endif  // HARROW_CHECKPOINT_HF_CONFIG_H_

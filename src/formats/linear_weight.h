@@ -1,0 +1,96 @@
+// A linear layer's weight in one of the formats of formats.def, and what a format must be able to do.
+//
+// W is [rows, cols] = [N output features, K input features]; y[M,N] = x[M,K] * W^T.
+// The packed bytes are at once the file's form, the memory's form and the kernels' form (docs/formats/).
+#ifndef HARROW_FORMATS_LINEAR_WEIGHT_H_
+#define HARROW_FORMATS_LINEAR_WEIGHT_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "tensor/tensor.h"
+
+namespace harrow {
+
+enum class FormatId : uint8_t {
+#define HARROW_FORMAT(id, name, ops) id,
+#include "formats/formats.def"
+#undef HARROW_FORMAT
+};
+
+// How a stored value is coded.
+enum class ValueType : uint8_t { kF32, kF16, kBf16, kI8 };
+std::string_view ValueTypeName(ValueType type);  // "f32" "f16" "bf16" "i8"
+std::optional<ValueType> ParseValueType(std::string_view name);
+
+// Everything that fixes a layout, besides the shape.
+struct WeightSpec {
+  FormatId format = FormatId::kDense;
+  ValueType values = ValueType::kBf16;
+  int32_t group = 0;   // kI8: inputs that share a scale; a positive multiple of 32; 0 otherwise
+  int32_t keep_n = 0;  // kNm: keep_n of every of_m consecutive inputs; 0 otherwise
+  int32_t of_m = 0;
+
+  bool operator==(const WeightSpec&) const = default;
+};
+
+// "dense-bf16", "dense-i8", "bitmask-bf16", "bitmask-i8", "nm-i8 2:4", ... ; group appended as "/128" for i8.
+std::string SpecName(const WeightSpec& spec);
+// Parses SpecName's form; the group defaults to 128 for i8. "int8" is accepted for "i8".
+Result<WeightSpec> ParseSpec(std::string_view text);
+// Whether the spec is one that Harrow has (format x value type, group, N:M limits).
+Status ValidateSpec(const WeightSpec& spec);
+
+// One packed weight. Not owning unless `owner` is set; copying is cheap.
+struct LinearWeight {
+  WeightSpec spec;
+  int64_t rows = 0;  // N
+  int64_t cols = 0;  // K
+  std::span<const std::byte> data;
+  std::shared_ptr<const void> owner;
+
+  bool empty() const { return rows == 0; }
+};
+
+// Supplies W for packing: writes row `row` (cols float32) to `out`. May be called from one thread at a time.
+using RowReader = std::function<void(int64_t row, float* out)>;
+
+// A format's operations; every format has all of them. Stateless, thread safe.
+struct FormatOps {
+  // Bytes that Pack would produce, given the number of non-zeros.
+  uint64_t (*analyze)(const WeightSpec&, int64_t rows, int64_t cols, int64_t nonzeros);
+  // Packs; fails on non-finite values (naming row and column) and on weights that do not fit the pattern.
+  Result<LinearWeight> (*pack)(const WeightSpec&, int64_t rows, int64_t cols, const RowReader&);
+  // Exactly the values the kernels compute with, rows [begin, end), as float32 [end - begin, cols].
+  void (*unpack)(const LinearWeight&, int64_t begin, int64_t end, float* out);
+  // Checks untrusted bytes completely: after OK no kernel can read outside `data`. Also counts the non-zeros.
+  Result<int64_t> (*validate)(const LinearWeight&);
+};
+
+const FormatOps& OpsOf(FormatId format);
+std::string_view FormatName(FormatId format);  // "dense", "bitmask", "nm", ...
+std::span<const FormatId> AllFormats();
+
+// Conveniences over OpsOf(...).
+uint64_t AnalyzeWeight(const WeightSpec& spec, int64_t rows, int64_t cols, int64_t nonzeros);
+Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols, const RowReader& reader);
+// Quantizes (kI8) and packs W [rows, cols] float32, row-major.
+Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols, const float* w);
+void UnpackRows(const LinearWeight& weight, int64_t begin, int64_t end, float* out);
+Result<int64_t> ValidateWeight(const LinearWeight& weight);
+
+// Wraps a row-major float tensor [rows, cols] as kDense without copying.
+Result<LinearWeight> WrapDense(const TensorView& view);
+
+// XXH3-64 of the packed bytes.
+uint64_t WeightChecksum(const LinearWeight& weight);
+
+}  // namespace harrow
+
+#endif  // HARROW_FORMATS_LINEAR_WEIGHT_H_

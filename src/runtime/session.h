@@ -1,0 +1,59 @@
+// One sequence being generated or scored: tokens in, logits out, keys and values kept in between.
+#ifndef HARROW_RUNTIME_SESSION_H_
+#define HARROW_RUNTIME_SESSION_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/status.h"
+#include "harrow/run_control.h"
+#include "model/model.h"
+#include "runtime/sampler.h"
+
+namespace harrow {
+
+struct SessionOptions {
+  int64_t max_tokens = 0;  // capacity of the cache; 0: the model's context
+  int64_t batch = 512;     // tokens processed at once in prefill
+};
+
+// Not thread safe. `model` and `pool` must outlive it.
+class Session {
+ public:
+  Session(const Model* model, ThreadPool* pool, const SessionOptions& options);
+  ~Session();
+
+  // Appends tokens and returns the logits [vocab] after the last one (valid until the next call).
+  Result<const float*> Append(const int32_t* ids, int64_t count);
+  // Appends tokens and calls visit(i, logits) with the logits after each ids[i], in order.
+  Status AppendAll(const int32_t* ids, int64_t count,
+                   const std::function<void(int64_t i, const float* logits)>& visit);
+  int64_t position() const;
+  void Reset();  // forgets the sequence, keeps the memory
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+struct GenerateStats {
+  int64_t prompt_tokens = 0;
+  int64_t new_tokens = 0;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;  // of the new tokens after the first
+};
+// Runs the prompt, then samples until `max_new_tokens`, a stop id, the context's end or cancellation.
+// `on_token` is called for each new token and may return false to stop.
+Result<GenerateStats> Generate(Session* session, const std::vector<int32_t>& prompt, int64_t max_new_tokens,
+                               const std::vector<int32_t>& stop_ids, Sampler* sampler,
+                               const std::function<bool(int32_t id)>& on_token,
+                               const RunControl* control);
+
+// NLL in nats of ids[i] given ids[0..i), i = 1 .. n-1; the first has none. Result[i] belongs to ids[i + 1].
+Result<std::vector<double>> ScoreTokens(Session* session, const std::vector<int32_t>& ids);
+
+}  // namespace harrow
+
+#endif  // HARROW_RUNTIME_SESSION_H_
