@@ -1,5 +1,5 @@
-// Where tests find data. The models, corpora and goldens of ../shared/data are not part of the project: a test
-// that needs them is skipped, with the reason, where they are missing.
+// Where tests find data. The models, corpora and goldens of ../shared/data are not part of the
+// project: a test that needs them is skipped, with the reason, where they are missing.
 #ifndef HARROW_TESTS_TEST_DATA_H_
 #define HARROW_TESTS_TEST_DATA_H_
 
@@ -19,7 +19,8 @@ inline std::string SourcePath(const std::string& relative) {
 // A file below ../shared/data (or $HARROW_SHARED_DATA).
 inline std::string SharedPath(const std::string& relative) {
   const char* env = std::getenv("HARROW_SHARED_DATA");
-  const std::string root = env != nullptr ? env : std::string(HARROW_SOURCE_DIR) + "/../shared/data";
+  const std::string root =
+      env != nullptr ? env : std::string(HARROW_SOURCE_DIR) + "/../shared/data";
   return root + "/" + relative;
 }
 
@@ -46,11 +47,11 @@ class TempDir {
 
 }  // namespace harrow::testing
 
-#define HARROW_SKIP_WITHOUT(path)                                    \
-  do {                                                               \
-    if (!std::filesystem::exists(path)) {                            \
-      GTEST_SKIP() << "needs " << (path) << ", which is not here";   \
-    }                                                                \
+#define HARROW_SKIP_WITHOUT(path)                                  \
+  do {                                                             \
+    if (!std::filesystem::exists(path)) {                          \
+      GTEST_SKIP() << "needs " << (path) << ", which is not here"; \
+    }                                                              \
   } while (false)
 
 #endif  // HARROW_TESTS_TEST_DATA_H_

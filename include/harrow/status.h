@@ -1,5 +1,5 @@
-// Errors as values. The library never prints, aborts or exits because of input; it returns a Status whose
-// message names the file, tensor or flag and what was expected there.
+// Errors as values. The library never prints, aborts or exits because of input; it returns a Status
+// whose message names the file, tensor or flag and what was expected there.
 //
 // Thread safety: value types, no shared state.
 #ifndef HARROW_STATUS_H_
@@ -49,14 +49,16 @@ class [[nodiscard]] Status {
   std::string message_;
 };
 
-inline Status OkStatus() { return Status(); }
+inline Status OkStatus() {
+  return Status();
+}
 
 // A value or the Status that says why there is none.
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}             // NOLINT(google-explicit-constructor)
-  Result(Status status) : status_(std::move(status)) {      // NOLINT(google-explicit-constructor)
+  Result(T value) : value_(std::move(value)) {}         // NOLINT(google-explicit-constructor)
+  Result(Status status) : status_(std::move(status)) {  // NOLINT(google-explicit-constructor)
     if (status_.ok()) Fail("Result constructed from an OK status");
   }
 
@@ -94,10 +96,10 @@ class [[nodiscard]] Result {
 };
 
 // Returns early with the Status of `expr` when it failed.
-#define HARROW_RETURN_IF_ERROR(expr)                          \
-  do {                                                        \
-    ::harrow::Status harrow_status_ = (expr);                 \
-    if (!harrow_status_.ok()) return harrow_status_;          \
+#define HARROW_RETURN_IF_ERROR(expr)                 \
+  do {                                               \
+    ::harrow::Status harrow_status_ = (expr);        \
+    if (!harrow_status_.ok()) return harrow_status_; \
   } while (false)
 
 #define HARROW_CONCAT_INNER_(a, b) a##b

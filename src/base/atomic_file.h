@@ -1,5 +1,5 @@
-// Output that is either whole or not there: written under a temporary name in the same folder, fsynced, then
-// renamed over the final name.
+// Output that is either whole or not there: written under a temporary name in the same folder,
+// fsynced, then renamed over the final name.
 #ifndef HARROW_BASE_ATOMIC_FILE_H_
 #define HARROW_BASE_ATOMIC_FILE_H_
 

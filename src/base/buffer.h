@@ -10,8 +10,8 @@
 
 namespace harrow {
 
-// Never returns null: exhaustion of memory ends the process like operator new. Sizes that come from a file must
-// have been validated against that file first.
+// Never returns null: exhaustion of memory ends the process like operator new. Sizes that come from
+// a file must have been validated against that file first.
 std::shared_ptr<std::byte> AllocateBytes(uint64_t bytes);
 
 // A fixed-size array of trivial T that starts on a cache line. Movable, not copyable.

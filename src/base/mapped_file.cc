@@ -59,8 +59,8 @@ Result<std::string> ReadFile(const std::string& path, uint64_t max_bytes) {
   FileDescriptor file;
   HARROW_ASSIGN_OR_RETURN(const uint64_t size, OpenForRead(path, &file));
   if (size > max_bytes) {
-    return Error(StatusCode::kResourceLimit, "{}: {} bytes, more than the {} allowed here", path, size,
-                 max_bytes);
+    return Error(StatusCode::kResourceLimit, "{}: {} bytes, more than the {} allowed here", path,
+                 size, max_bytes);
   }
   std::string text(size, '\0');
   uint64_t done = 0;

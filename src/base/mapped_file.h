@@ -12,8 +12,8 @@
 
 namespace harrow {
 
-// Immutable after Open; safe to share between threads. Views into bytes() must not outlive the object, so
-// whoever keeps a view keeps the shared_ptr too.
+// Immutable after Open; safe to share between threads. Views into bytes() must not outlive the
+// object, so whoever keeps a view keeps the shared_ptr too.
 class MappedFile {
  public:
   static Result<std::shared_ptr<const MappedFile>> Open(const std::string& path);
@@ -23,8 +23,8 @@ class MappedFile {
 
   const std::string& path() const { return path_; }
   std::span<const std::byte> bytes() const { return bytes_; }
-  // Tells the kernel that these pages are not needed soon, so that streaming through a large model does not
-  // keep all of it resident. A hint; never fails.
+  // Tells the kernel that these pages are not needed soon, so that streaming through a large model
+  // does not keep all of it resident. A hint; never fails.
   void DropResident(std::span<const std::byte> range) const;
 
  private:

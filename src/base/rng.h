@@ -7,7 +7,8 @@
 
 namespace harrow {
 
-// Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014. Not thread safe.
+// Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014. Not
+// thread safe.
 class Rng {
  public:
   explicit Rng(uint64_t seed) : state_(seed) {}

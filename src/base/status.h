@@ -1,4 +1,5 @@
-// Status, Result<T> (public header) and the printf-style constructors that the library uses to make them.
+// Status, Result<T> (public header) and the printf-style constructors that the library uses to make
+// them.
 #ifndef HARROW_BASE_STATUS_H_
 #define HARROW_BASE_STATUS_H_
 

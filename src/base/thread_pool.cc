@@ -9,8 +9,9 @@
 namespace harrow {
 namespace {
 
-// About 20-50 microseconds of spinning: longer than the serial gaps between two layer calls, shorter than a
-// scheduler quantum. Longer spins were not faster and starve other processes on shared machines.
+// About 20-50 microseconds of spinning: longer than the serial gaps between two layer calls,
+// shorter than a scheduler quantum. Longer spins were not faster and starve other processes on
+// shared machines.
 constexpr int kSpinsBeforeSleep = 4000;
 constexpr int kSpinsBeforeYield = 64;
 
@@ -32,14 +33,16 @@ int ThreadPool::AvailableCpus() {
 
 ThreadPool::ThreadPool(int threads) : size_(threads > 0 ? threads : AvailableCpus()) {
   workers_.reserve(static_cast<size_t>(size_ - 1));
-  for (int i = 1; i < size_; ++i) workers_.emplace_back([this, i] { Worker(i); });
+  for (int i = 1; i < size_; ++i)
+    workers_.emplace_back([this, i] { Worker(i); });
 }
 
 ThreadPool::~ThreadPool() {
   stop_.store(true, std::memory_order_relaxed);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  for (std::thread& worker : workers_)
+    worker.join();
 }
 
 void ThreadPool::RunErased(Function function, void* context) {

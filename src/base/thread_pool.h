@@ -1,5 +1,5 @@
-// Fork-join over a fixed set of threads with a hand-off of about a microsecond: workers spin for a short while
-// on a generation counter and sleep on a futex-backed wait after that.
+// Fork-join over a fixed set of threads with a hand-off of about a microsecond: workers spin for a
+// short while on a generation counter and sleep on a futex-backed wait after that.
 #ifndef HARROW_BASE_THREAD_POOL_H_
 #define HARROW_BASE_THREAD_POOL_H_
 
@@ -11,8 +11,8 @@
 
 namespace harrow {
 
-// Run() may be called by one thread at a time (the owner); a task must not call Run() on the same pool.
-// The calling thread does the work of index 0, so a pool of 1 has no threads at all.
+// Run() may be called by one thread at a time (the owner); a task must not call Run() on the same
+// pool. The calling thread does the work of index 0, so a pool of 1 has no threads at all.
 class ThreadPool {
  public:
   // `threads` <= 0 means one per CPU that this process may run on.
@@ -23,8 +23,8 @@ class ThreadPool {
 
   int size() const { return size_; }
 
-  // Calls task(index) once for each index in [0, size()), in parallel, and returns when all are done.
-  // `task` must not throw.
+  // Calls task(index) once for each index in [0, size()), in parallel, and returns when all are
+  // done. `task` must not throw.
   template <class Task>
   void Run(Task&& task) {
     using Plain = std::remove_reference_t<Task>;

@@ -1,4 +1,5 @@
-// A model directory as one thing: config, tensors, and linear weights in whatever form they are stored.
+// A model directory as one thing: config, tensors, and linear weights in whatever form they are
+// stored.
 #ifndef HARROW_CHECKPOINT_CHECKPOINT_H_
 #define HARROW_CHECKPOINT_CHECKPOINT_H_
 
@@ -27,8 +28,9 @@ class Checkpoint {
   const HfConfig& config() const { return config_; }
   const TensorSource& tensors() const { return *tensors_; }
 
-  // The linear weight called `name` (e.g. "model.layers.0.mlp.up_proj.weight"), packed or dense; fails unless
-  // its shape is [rows, cols]. A packed weight is checked completely: structure, checksum and count of non-zeros.
+  // The linear weight called `name` (e.g. "model.layers.0.mlp.up_proj.weight"), packed or dense;
+  // fails unless its shape is [rows, cols]. A packed weight is checked completely: structure,
+  // checksum and count of non-zeros.
   Result<LinearWeight> Linear(const std::string& name, int64_t rows, int64_t cols) const;
   // A float tensor of exactly this shape, converted to float32 (norms; not for large matrices).
   Result<std::vector<float>> Float32(const std::string& name, const Shape& shape) const;
@@ -39,15 +41,16 @@ class Checkpoint {
   std::shared_ptr<const TensorSource> tensors_;
 };
 
-// Writes a Hugging Face directory shard by shard into the work folder "<directory>.partial" and renames that at the
-// end, so an interrupted run leaves nothing that looks whole, and a later run with the same `resume_key` finds its
-// finished shards again. Not thread safe.
+// Writes a Hugging Face directory shard by shard into the work folder "<directory>.partial" and
+// renames that at the end, so an interrupted run leaves nothing that looks whole, and a later run
+// with the same `resume_key` finds its finished shards again. Not thread safe.
 class CheckpointWriter {
  public:
   struct Options {
     bool overwrite = false;  // replace an existing Harrow or Hugging Face directory at Finish
-    // Identifies the job (hash of source, recipe, calibration). A work folder with the same key is continued;
-    // one with another key is an error that says how to discard it, unless `discard_partial`. Empty: never continue.
+    // Identifies the job (hash of source, recipe, calibration). A work folder with the same key is
+    // continued; one with another key is an error that says how to discard it, unless
+    // `discard_partial`. Empty: never continue.
     std::string resume_key;
     bool discard_partial = false;
   };
@@ -59,34 +62,39 @@ class CheckpointWriter {
   virtual bool HasShard(const std::string& shard) const = 0;
   // Opens a finished shard of the work folder, to read its tensors back (resume).
   virtual Result<std::shared_ptr<const TensorSource>> OpenShard(const std::string& shard) const = 0;
-  // The packed weights of a finished shard, by weight name (with OpenShard this rebuilds LinearWeights).
-  virtual std::map<std::string, PackedWeightInfo> ShardPackedInfo(const std::string& shard) const = 0;
+  // The packed weights of a finished shard, by weight name (with OpenShard this rebuilds
+  // LinearWeights).
+  virtual std::map<std::string, PackedWeightInfo> ShardPackedInfo(
+      const std::string& shard) const = 0;
 
-  // Collects tensors of one shard; the views are kept (with their owners) until EndShard writes them at once.
+  // Collects tensors of one shard; the views are kept (with their owners) until EndShard writes
+  // them at once.
   virtual Status BeginShard(const std::string& shard) = 0;
   virtual Status AddTensor(const std::string& name, const TensorView& view) = 0;
   // A dense weight is stored under `name` as a plain tensor; any other as "<name>.packed".
   virtual Status AddLinear(const std::string& name, const LinearWeight& weight) = 0;
   virtual Status EndShard() = 0;
 
-  // Copies tokenizer files, generation_config.json and other small text files of the source model (not config.json).
+  // Copies tokenizer files, generation_config.json and other small text files of the source model
+  // (not config.json).
   virtual Status CopySideFiles(const std::string& source_directory) = 0;
   // An extra small file (the compression report).
   virtual Status WriteSideFile(const std::string& name, std::string_view text) = 0;
-  // Writes the index (a single shard is named model.safetensors and needs none), config.json last, then renames.
-  // `recipe_json` may be empty; `torch_dtype` may be empty (unchanged).
+  // Writes the index (a single shard is named model.safetensors and needs none), config.json last,
+  // then renames. `recipe_json` may be empty; `torch_dtype` may be empty (unchanged).
   virtual Status Finish(const HfConfig& config, std::string_view recipe_json,
                         std::string_view torch_dtype) = 0;
   // Removes the work folder.
   virtual void Discard() = 0;
 };
 
-// Rebuilds a LinearWeight from its stored tensor and info, checking structure, checksum and non-zeros.
+// Rebuilds a LinearWeight from its stored tensor and info, checking structure, checksum and
+// non-zeros.
 Result<LinearWeight> RestorePackedWeight(const std::string& name, const PackedWeightInfo& info,
                                          const TensorView& packed);
 
-// Converts a llama2.c checkpoint (v0 or v1 float32) to a Hugging Face directory, RoPE permutation of wq and wk
-// included. `tokenizer_model` may name a sentencepiece model to copy in (empty: none).
+// Converts a llama2.c checkpoint (v0 or v1 float32) to a Hugging Face directory, RoPE permutation
+// of wq and wk included. `tokenizer_model` may name a sentencepiece model to copy in (empty: none).
 // Source: karpathy/llama2.c export.py (legacy_export, version1_export) and its run.c reader.
 Status ConvertLlama2c(const std::string& bin_path, const std::string& tokenizer_model,
                       const std::string& output_directory, bool overwrite);

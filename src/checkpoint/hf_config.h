@@ -1,4 +1,5 @@
-// config.json of a Hugging Face directory, as far as decoder-only models need it. Validated; knows no family.
+// config.json of a Hugging Face directory, as far as decoder-only models need it. Validated; knows
+// no family.
 #ifndef HARROW_CHECKPOINT_HF_CONFIG_H_
 #define HARROW_CHECKPOINT_HF_CONFIG_H_
 
@@ -53,22 +54,23 @@ struct HfConfig {
   std::string torch_dtype;
   std::optional<int64_t> bos_token_id;
   std::vector<int64_t> eos_token_ids;
-  // The `harrow` section: weight name ("model.layers.0.mlp.up_proj.weight") -> its packed form. Empty for an
-  // ordinary model. Unknown sections (quantization_config with no effect on weights, sparsity_config) are
-  // tolerated; a quantization_config that says the weights are stored otherwise is Unsupported.
+  // The `harrow` section: weight name ("model.layers.0.mlp.up_proj.weight") -> its packed form.
+  // Empty for an ordinary model. Unknown sections (quantization_config with no effect on weights,
+  // sparsity_config) are tolerated; a quantization_config that says the weights are stored
+  // otherwise is Unsupported.
   std::map<std::string, PackedWeightInfo> packed;
   int32_t harrow_version = 0;  // 0: no harrow section
   // The whole file, for writing it back with changes.
   std::string json;
 };
 
-// Parses and validates (positive sizes with sane caps, heads divide, known rope types are checked by the family).
-// `where` names the file in errors. The parser that is fuzzed.
+// Parses and validates (positive sizes with sane caps, heads divide, known rope types are checked
+// by the family). `where` names the file in errors. The parser that is fuzzed.
 Result<HfConfig> ParseHfConfig(std::string_view json, std::string_view where);
 Result<HfConfig> LoadHfConfig(const std::string& directory);
 
-// config.json text with the `harrow` section replaced (removed when `packed` is empty) and torch_dtype set when
-// not empty. `recipe_json` is stored as the section's "recipe" (may be empty).
+// config.json text with the `harrow` section replaced (removed when `packed` is empty) and
+// torch_dtype set when not empty. `recipe_json` is stored as the section's "recipe" (may be empty).
 Result<std::string> WithHarrowSection(const HfConfig& config,
                                       const std::map<std::string, PackedWeightInfo>& packed,
                                       std::string_view recipe_json, std::string_view torch_dtype);

@@ -1,4 +1,5 @@
-// The safetensors container: u64 little-endian header length, JSON header, data. docs/formats/safetensors.md.
+// The safetensors container: u64 little-endian header length, JSON header, data.
+// docs/formats/safetensors.md.
 #ifndef HARROW_CHECKPOINT_SAFETENSORS_H_
 #define HARROW_CHECKPOINT_SAFETENSORS_H_
 
@@ -26,17 +27,19 @@ struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
   uint64_t data_offset = 0;  // of the data section in the file
 };
-// Parses and validates a whole header against the file's bytes: sizes, dtypes, shapes, ranges inside the file,
-// no overlap, no holes, no duplicate names. `where` names the file in errors. The parser that is fuzzed.
-Result<SafetensorsHeader> ParseSafetensorsHeader(std::span<const std::byte> file, std::string_view where);
+// Parses and validates a whole header against the file's bytes: sizes, dtypes, shapes, ranges
+// inside the file, no overlap, no holes, no duplicate names. `where` names the file in errors. The
+// parser that is fuzzed.
+Result<SafetensorsHeader> ParseSafetensorsHeader(std::span<const std::byte> file,
+                                                 std::string_view where);
 
 // Opens one file, or a Hugging Face directory: model.safetensors.index.json with its shards, else
 // model.safetensors.
 Result<std::shared_ptr<const TensorSource>> OpenSafetensors(const std::string& file_or_directory);
 
-// Writes one safetensors file atomically. The data section and each tensor start on 64-byte boundaries (padding
-// goes into the header and, between tensors, into the sizes of nothing: tensors are laid out in the order given,
-// and those of 64-byte multiples should be given first).
+// Writes one safetensors file atomically. The data section and each tensor start on 64-byte
+// boundaries (padding goes into the header and, between tensors, into the sizes of nothing: tensors
+// are laid out in the order given, and those of 64-byte multiples should be given first).
 class SafetensorsWriter {
  public:
   struct Planned {
@@ -45,7 +48,8 @@ class SafetensorsWriter {
     Shape shape;
   };
   // All names, dtypes and shapes are fixed up front; then the bytes follow in the same order.
-  static Result<SafetensorsWriter> Create(const std::string& path, const std::vector<Planned>& tensors,
+  static Result<SafetensorsWriter> Create(const std::string& path,
+                                          const std::vector<Planned>& tensors,
                                           const std::map<std::string, std::string>& metadata);
   // Bytes of the next planned tensor; the size must match.
   Status Append(std::span<const std::byte> bytes);

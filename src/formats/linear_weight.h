@@ -1,7 +1,9 @@
-// A linear layer's weight in one of the formats of formats.def, and what a format must be able to do.
+// A linear layer's weight in one of the formats of formats.def, and what a format must be able to
+// do.
 //
 // W is [rows, cols] = [N output features, K input features]; y[M,N] = x[M,K] * W^T.
-// The packed bytes are at once the file's form, the memory's form and the kernels' form (docs/formats/).
+// The packed bytes are at once the file's form, the memory's form and the kernels' form
+// (docs/formats/).
 #ifndef HARROW_FORMATS_LINEAR_WEIGHT_H_
 #define HARROW_FORMATS_LINEAR_WEIGHT_H_
 
@@ -40,7 +42,8 @@ struct WeightSpec {
   bool operator==(const WeightSpec&) const = default;
 };
 
-// "dense-bf16", "dense-i8", "bitmask-bf16", "bitmask-i8", "nm-i8 2:4", ... ; group appended as "/128" for i8.
+// "dense-bf16", "dense-i8", "bitmask-bf16", "bitmask-i8", "nm-i8 2:4", ... ; group appended as
+// "/128" for i8.
 std::string SpecName(const WeightSpec& spec);
 // Parses SpecName's form; the group defaults to 128 for i8. "int8" is accepted for "i8".
 Result<WeightSpec> ParseSpec(std::string_view text);
@@ -58,18 +61,21 @@ struct LinearWeight {
   bool empty() const { return rows == 0; }
 };
 
-// Supplies W for packing: writes row `row` (cols float32) to `out`. May be called from one thread at a time.
+// Supplies W for packing: writes row `row` (cols float32) to `out`. May be called from one thread
+// at a time.
 using RowReader = std::function<void(int64_t row, float* out)>;
 
 // A format's operations; every format has all of them. Stateless, thread safe.
 struct FormatOps {
   // Bytes that Pack would produce, given the number of non-zeros.
   uint64_t (*analyze)(const WeightSpec&, int64_t rows, int64_t cols, int64_t nonzeros);
-  // Packs; fails on non-finite values (naming row and column) and on weights that do not fit the pattern.
+  // Packs; fails on non-finite values (naming row and column) and on weights that do not fit the
+  // pattern.
   Result<LinearWeight> (*pack)(const WeightSpec&, int64_t rows, int64_t cols, const RowReader&);
   // Exactly the values the kernels compute with, rows [begin, end), as float32 [end - begin, cols].
   void (*unpack)(const LinearWeight&, int64_t begin, int64_t end, float* out);
-  // Checks untrusted bytes completely: after OK no kernel can read outside `data`. Also counts the non-zeros.
+  // Checks untrusted bytes completely: after OK no kernel can read outside `data`. Also counts the
+  // non-zeros.
   Result<int64_t> (*validate)(const LinearWeight&);
 };
 
@@ -79,7 +85,8 @@ std::span<const FormatId> AllFormats();
 
 // Conveniences over OpsOf(...).
 uint64_t AnalyzeWeight(const WeightSpec& spec, int64_t rows, int64_t cols, int64_t nonzeros);
-Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols, const RowReader& reader);
+Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols,
+                                const RowReader& reader);
 // Quantizes (kI8) and packs W [rows, cols] float32, row-major.
 Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols, const float* w);
 void UnpackRows(const LinearWeight& weight, int64_t begin, int64_t end, float* out);

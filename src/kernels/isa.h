@@ -23,8 +23,8 @@ std::optional<Isa> ParseIsa(std::string_view name);
 Isa DetectedIsa();
 // DetectedIsa() capped by the environment variable HARROW_ISA (read once) or by SetIsaLimit.
 Isa ActiveIsa();
-// Caps the tier (tests, `--isa`). Fails above DetectedIsa(), so that a forced run never silently tests another
-// tier. Not thread safe against running kernels.
+// Caps the tier (tests, `--isa`). Fails above DetectedIsa(), so that a forced run never silently
+// tests another tier. Not thread safe against running kernels.
 Status SetIsaLimit(Isa isa);
 
 }  // namespace harrow

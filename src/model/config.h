@@ -1,4 +1,5 @@
-// What the shared blocks need to know of a decoder-only transformer. A family fills it from HfConfig.
+// What the shared blocks need to know of a decoder-only transformer. A family fills it from
+// HfConfig.
 #ifndef HARROW_MODEL_CONFIG_H_
 #define HARROW_MODEL_CONFIG_H_
 

@@ -1,4 +1,5 @@
-// The seams of the forward pass: who observes it, where keys and values live, which rows get logits.
+// The seams of the forward pass: who observes it, where keys and values live, which rows get
+// logits.
 #ifndef HARROW_MODEL_HOOKS_H_
 #define HARROW_MODEL_HOOKS_H_
 
@@ -8,12 +9,14 @@
 
 namespace harrow {
 
-// Sees the input of linear layers; calibration plugs in here. Called on the thread that runs the forward pass.
+// Sees the input of linear layers; calibration plugs in here. Called on the thread that runs the
+// forward pass.
 class Observer {
  public:
   virtual ~Observer() = default;
-  // `name` is the weight's name ("model.layers.3.mlp.down_proj.weight"); x is [m, k] float32, contiguous, valid only
-  // during the call. Layers that share an input (q, k, v; gate, up) are reported one after the other.
+  // `name` is the weight's name ("model.layers.3.mlp.down_proj.weight"); x is [m, k] float32,
+  // contiguous, valid only during the call. Layers that share an input (q, k, v; gate, up) are
+  // reported one after the other.
   virtual void OnLinearInput(std::string_view name, const float* x, int64_t m, int64_t k) = 0;
 };
 

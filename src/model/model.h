@@ -1,6 +1,7 @@
 // A decoder-only transformer bound to a checkpoint, and its one forward pass.
 //
-// A family (families.def) is data: names, shapes and switches that bind a checkpoint to these shared blocks.
+// A family (families.def) is data: names, shapes and switches that bind a checkpoint to these
+// shared blocks.
 #ifndef HARROW_MODEL_MODEL_H_
 #define HARROW_MODEL_MODEL_H_
 
@@ -43,21 +44,21 @@ struct Block {
 // Scratch of one forward pass at a time; grows with the number of tokens in a call and is reused.
 class ForwardState;
 
-// Weights are immutable while forward passes run. Forward passes of different ForwardStates share the pool, so they
-// must not run at the same time.
+// Weights are immutable while forward passes run. Forward passes of different ForwardStates share
+// the pool, so they must not run at the same time.
 class Model {
  public:
   struct LoadOptions {
-    // Blocks are bound (names, shapes, existence) but not loaded; LoadBlock / ReleaseBlock bring weights in and out.
-    // For compression, whose memory is bounded by one block.
+    // Blocks are bound (names, shapes, existence) but not loaded; LoadBlock / ReleaseBlock bring
+    // weights in and out. For compression, whose memory is bounded by one block.
     bool lazy_blocks = false;
   };
   static Result<std::unique_ptr<Model>> Load(std::shared_ptr<const Checkpoint> checkpoint,
                                              const LoadOptions& options);
-  // Random weights in the shape of a config, every linear weight (head included, embedding excluded) in `spec` with
-  // `density` of its weights kept. For measuring speed only.
-  static Result<std::unique_ptr<Model>> Random(const HfConfig& config, const WeightSpec& spec, double density,
-                                               uint64_t seed);
+  // Random weights in the shape of a config, every linear weight (head included, embedding
+  // excluded) in `spec` with `density` of its weights kept. For measuring speed only.
+  static Result<std::unique_ptr<Model>> Random(const HfConfig& config, const WeightSpec& spec,
+                                               double density, uint64_t seed);
 
   const ModelConfig& config() const { return config_; }
   const HfConfig& hf_config() const { return hf_config_; }
@@ -72,7 +73,8 @@ class Model {
   Status LoadBlock(int32_t index);
   void ReleaseBlock(int32_t index);  // also lets mapped pages go
 
-  // Bytes of weights that decoding one token reads: all linears and the head, one embedding row, norms.
+  // Bytes of weights that decoding one token reads: all linears and the head, one embedding row,
+  // norms.
   uint64_t WeightBytesPerToken() const;
   // Bytes of all weights that stay resident.
   uint64_t ResidentBytes() const;
@@ -80,16 +82,18 @@ class Model {
   std::vector<std::string> KernelNames(int64_t m) const;
 
   // ---- the forward pass, in the pieces that calibration and generation share ----
-  // hidden [m, hidden] = embedding rows. Fails on ids outside the vocabulary (names the index and the id).
+  // hidden [m, hidden] = embedding rows. Fails on ids outside the vocabulary (names the index and
+  // the id).
   Status Embed(const int32_t* ids, int64_t m, float* hidden) const;
-  // One block in place on hidden [m, hidden] at positions start .. start + m - 1, keys and values into kv's layer
-  // `kv_layer` (calibration passes 0 with a one-layer store). `observer` may be null.
-  Status ForwardBlock(int32_t index, float* hidden, int64_t m, int64_t start, KvStore* kv, int32_t kv_layer,
-                      ForwardState* state, Observer* observer) const;
+  // One block in place on hidden [m, hidden] at positions start .. start + m - 1, keys and values
+  // into kv's layer `kv_layer` (calibration passes 0 with a one-layer store). `observer` may be
+  // null.
+  Status ForwardBlock(int32_t index, float* hidden, int64_t m, int64_t start, KvStore* kv,
+                      int32_t kv_layer, ForwardState* state, Observer* observer) const;
   // Final norm and head on rows of hidden [m, hidden]: logits [m, vocab].
   void Logits(const float* hidden, int64_t m, ForwardState* state, float* logits) const;
-  // Embed + all blocks (in chunks of at most state's batch tokens); hidden [m, hidden] of the last block, before
-  // the final norm.
+  // Embed + all blocks (in chunks of at most state's batch tokens); hidden [m, hidden] of the last
+  // block, before the final norm.
   Status Forward(const int32_t* ids, int64_t m, int64_t start, KvStore* kv, ForwardState* state,
                  float* hidden) const;
 
@@ -107,10 +111,12 @@ class Model {
 };
 
 // `pool` must outlive it. `batch` is the most tokens that one internal step processes.
-std::unique_ptr<ForwardState, void (*)(ForwardState*)> NewForwardState(ThreadPool* pool, int64_t batch = 512);
+std::unique_ptr<ForwardState, void (*)(ForwardState*)> NewForwardState(ThreadPool* pool,
+                                                                       int64_t batch = 512);
 
 // A contiguous float32 KV cache that grows by doubling up to `max_tokens`.
-std::unique_ptr<KvStore> NewContiguousKv(const ModelConfig& config, int32_t layers, int64_t max_tokens);
+std::unique_ptr<KvStore> NewContiguousKv(const ModelConfig& config, int32_t layers,
+                                         int64_t max_tokens);
 
 }  // namespace harrow
 

@@ -44,14 +44,15 @@ struct GenerateStats {
   double prefill_seconds = 0;
   double decode_seconds = 0;  // of the new tokens after the first
 };
-// Runs the prompt, then samples until `max_new_tokens`, a stop id, the context's end or cancellation.
-// `on_token` is called for each new token and may return false to stop.
-Result<GenerateStats> Generate(Session* session, const std::vector<int32_t>& prompt, int64_t max_new_tokens,
-                               const std::vector<int32_t>& stop_ids, Sampler* sampler,
-                               const std::function<bool(int32_t id)>& on_token,
+// Runs the prompt, then samples until `max_new_tokens`, a stop id, the context's end or
+// cancellation. `on_token` is called for each new token and may return false to stop.
+Result<GenerateStats> Generate(Session* session, const std::vector<int32_t>& prompt,
+                               int64_t max_new_tokens, const std::vector<int32_t>& stop_ids,
+                               Sampler* sampler, const std::function<bool(int32_t id)>& on_token,
                                const RunControl* control);
 
-// NLL in nats of ids[i] given ids[0..i), i = 1 .. n-1; the first has none. Result[i] belongs to ids[i + 1].
+// NLL in nats of ids[i] given ids[0..i), i = 1 .. n-1; the first has none. Result[i] belongs to
+// ids[i + 1].
 Result<std::vector<double>> ScoreTokens(Session* session, const std::vector<int32_t>& ids);
 
 }  // namespace harrow

@@ -5,8 +5,7 @@ namespace harrow {
 std::string_view DTypeName(DType dtype) {
   switch (dtype) {
 #define HARROW_DTYPE_NAME(id, name, bytes) \
-  case DType::id:                          \
-    return name;
+  case DType::id: return name;
     HARROW_DTYPES(HARROW_DTYPE_NAME)
 #undef HARROW_DTYPE_NAME
   }
@@ -16,8 +15,7 @@ std::string_view DTypeName(DType dtype) {
 int64_t DTypeBytes(DType dtype) {
   switch (dtype) {
 #define HARROW_DTYPE_BYTES(id, name, bytes) \
-  case DType::id:                           \
-    return bytes;
+  case DType::id: return bytes;
     HARROW_DTYPES(HARROW_DTYPE_BYTES)
 #undef HARROW_DTYPE_BYTES
   }
@@ -33,7 +31,8 @@ std::optional<DType> ParseDType(std::string_view text) {
 }
 
 bool IsFloat(DType dtype) {
-  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBf16 || dtype == DType::kF64;
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBf16 ||
+         dtype == DType::kF64;
 }
 
 }  // namespace harrow

@@ -27,9 +27,7 @@ int64_t NumElements(const Shape& shape) {
 void ToFloat32(const TensorView& view, int64_t begin, int64_t count, float* out) {
   const std::byte* source = view.data + begin * DTypeBytes(view.dtype);
   switch (view.dtype) {
-    case DType::kF32:
-      std::memcpy(out, source, static_cast<size_t>(count) * sizeof(float));
-      return;
+    case DType::kF32: std::memcpy(out, source, static_cast<size_t>(count) * sizeof(float)); return;
     case DType::kBf16:
     case DType::kF16:
       for (int64_t i = 0; i < count; ++i) {
@@ -45,8 +43,7 @@ void ToFloat32(const TensorView& view, int64_t begin, int64_t count, float* out)
         out[i] = static_cast<float>(d);
       }
       return;
-    default:
-      HARROW_CHECK(IsFloat(view.dtype));
+    default: HARROW_CHECK(IsFloat(view.dtype));
   }
 }
 

@@ -20,7 +20,8 @@ std::string ShapeToString(const Shape& shape);
 // Product of the dimensions, or -1 on overflow or a negative dimension. The shape [] has 1 element.
 int64_t NumElements(const Shape& shape);
 
-// A typed, contiguous, row-major, read-only view. Not owning unless `owner` is set; copying is cheap.
+// A typed, contiguous, row-major, read-only view. Not owning unless `owner` is set; copying is
+// cheap.
 struct TensorView {
   DType dtype = DType::kF32;
   Shape shape;
@@ -34,8 +35,8 @@ struct TensorView {
   std::span<const std::byte> span() const { return {data, static_cast<size_t>(bytes())}; }
 };
 
-// Converts elements [begin, begin + count) of a float view to float32. Precondition: IsFloat(view.dtype) and the
-// range lies inside. Data may be unaligned. F64 is rounded.
+// Converts elements [begin, begin + count) of a float view to float32. Precondition:
+// IsFloat(view.dtype) and the range lies inside. Data may be unaligned. F64 is rounded.
 void ToFloat32(const TensorView& view, int64_t begin, int64_t count, float* out);
 
 }  // namespace harrow

@@ -23,12 +23,15 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Ids of `text` (UTF-8; bytes that are not valid UTF-8 are encoded as the family's reference does, or refused
-  // with an error that says at which byte). Text that looks like a special token ("<|endoftext|>") is one.
-  virtual Result<std::vector<int32_t>> Encode(std::string_view text, SpecialTokens special) const = 0;
+  // Ids of `text` (UTF-8; bytes that are not valid UTF-8 are encoded as the family's reference
+  // does, or refused with an error that says at which byte). Text that looks like a special token
+  // ("<|endoftext|>") is one.
+  virtual Result<std::vector<int32_t>> Encode(std::string_view text,
+                                              SpecialTokens special) const = 0;
   // Text of `ids`; special tokens are left out. Partial UTF-8 at the end stays as raw bytes.
   virtual Result<std::string> Decode(const std::vector<int32_t>& ids) const = 0;
-  // The bytes that one token adds in the middle of a text ("▁the" -> " the", <0x0A> -> "\n"); special -> "".
+  // The bytes that one token adds in the middle of a text ("▁the" -> " the", <0x0A> -> "\n");
+  // special -> "".
   virtual std::string TokenBytes(int32_t id) const = 0;
 
   virtual int32_t vocab_size() const = 0;
@@ -36,16 +39,17 @@ class Tokenizer {
   virtual int32_t eos_id() const = 0;  // -1 when there is none
   // Whether kModelDefault puts a BOS in front.
   virtual bool adds_bos() const = 0;
-  // "bpe-byte-level", "bpe-byte-fallback", "sentencepiece-bpe", "sentencepiece-unigram": for reports.
+  // "bpe-byte-level", "bpe-byte-fallback", "sentencepiece-bpe", "sentencepiece-unigram": for
+  // reports.
   virtual std::string_view kind() const = 0;
 };
 
-// Loads the tokenizer of a Hugging Face directory: tokenizer.json (with tokenizer_config.json when present),
-// else tokenizer.model. NotFound when there is neither.
+// Loads the tokenizer of a Hugging Face directory: tokenizer.json (with tokenizer_config.json when
+// present), else tokenizer.model. NotFound when there is neither.
 Result<std::shared_ptr<const Tokenizer>> LoadTokenizer(const std::string& directory);
 
-// The parsers themselves, for tools, tests and fuzzers. `where` names the source in errors. `config_json` may
-// be empty.
+// The parsers themselves, for tools, tests and fuzzers. `where` names the source in errors.
+// `config_json` may be empty.
 Result<std::shared_ptr<const Tokenizer>> ParseTokenizerJson(std::string_view json,
                                                             std::string_view config_json,
                                                             std::string_view where);
@@ -53,12 +57,13 @@ Result<std::shared_ptr<const Tokenizer>> ParseSentencePiece(std::string_view mod
                                                             std::string_view config_json,
                                                             std::string_view where);
 
-// Turns a stream of ids into printable text: holds bytes back until they form whole UTF-8 characters.
+// Turns a stream of ids into printable text: holds bytes back until they form whole UTF-8
+// characters.
 class StreamingDetokenizer {
  public:
   explicit StreamingDetokenizer(std::shared_ptr<const Tokenizer> tokenizer);
-  // Text that became complete with this token. The first token's leading space is dropped where the family's
-  // decoder drops it.
+  // Text that became complete with this token. The first token's leading space is dropped where the
+  // family's decoder drops it.
   std::string Push(int32_t id);
   // What is still held back (as it is, even if incomplete).
   std::string Flush();
