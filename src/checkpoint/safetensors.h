@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/atomic_file.h"
@@ -35,6 +36,9 @@ Result<SafetensorsHeader> ParseSafetensorsHeader(std::span<const std::byte> file
 
 inline constexpr std::string_view kSafetensorsFile = "model.safetensors";
 inline constexpr std::string_view kSafetensorsIndex = "model.safetensors.index.json";
+
+// A file name without folder parts: all that a file may say about files beside it.
+bool IsPlainFileName(std::string_view name);
 
 // Opens one file, or a Hugging Face directory: model.safetensors.index.json with its shards, else
 // model.safetensors. Every header is checked here; tensor data is mapped, not read. With an index,

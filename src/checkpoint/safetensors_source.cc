@@ -91,12 +91,6 @@ class SafetensorsSource : public TensorSource {
   std::vector<Place> places_;  // beside names_
 };
 
-// A shard's name comes from an untrusted index: it must not lead out of the folder.
-bool IsPlainFileName(const std::string& name) {
-  return !name.empty() && name != "." && name != ".." &&
-         name.find_first_of(std::string("/\\\0", 3)) == std::string::npos;
-}
-
 Result<std::shared_ptr<const TensorSource>> OpenIndexed(const fs::path& directory) {
   const std::string index_path = (directory / kSafetensorsIndex).string();
   HARROW_ASSIGN_OR_RETURN(const std::string text, ReadFile(index_path, kMaxIndexBytes));
@@ -141,6 +135,11 @@ Result<std::shared_ptr<const TensorSource>> OpenIndexed(const fs::path& director
 }
 
 }  // namespace
+
+bool IsPlainFileName(std::string_view name) {
+  return !name.empty() && name != "." && name != ".." &&
+         name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
+}
 
 Result<std::shared_ptr<const TensorSource>> OpenSafetensors(const std::string& file_or_directory) {
   const fs::path path(file_or_directory);
