@@ -88,7 +88,7 @@ def record(encode, decode):
 
 
 def hf(tokenizer):
-    # The library (0.20 and later) forgets that a special token is special when its normalized form
+    # The library (0.23) forgets that a special token is special when its normalized form
     # differs: it decodes Llama-2's "</s>" as text then. Special is special here.
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     return record(lambda t: tokenizer.encode(t).ids,
