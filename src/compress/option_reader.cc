@@ -12,7 +12,7 @@ std::string Describe(const YAML::Node& node) {
     case YAML::NodeType::Map: return "a mapping";
     case YAML::NodeType::Sequence: return "a list";
     case YAML::NodeType::Null: return "nothing";
-    case YAML::NodeType::Scalar: return "\"" + node.Scalar().substr(0, 60) + "\"";
+    case YAML::NodeType::Scalar: return fmt::format("\"{}\"", node.Scalar().substr(0, 60));
     default: return "nothing";
   }
 }

@@ -27,7 +27,8 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
     if (diagonal == 0) diagonal = 1;
     mean += diagonal / static_cast<double>(n);
   }
-  for (int64_t j = 0; j < n; ++j) a[static_cast<size_t>(j * n + j)] += fraction * mean;
+  for (int64_t j = 0; j < n; ++j)
+    a[static_cast<size_t>(j * n + j)] += fraction * mean;
 
   // With J the reversal of rows and columns and J H J = L L^T, the matrix R = J L J is upper
   // triangular and H = R R^T, hence inverse(H) = U^T U with U = inverse(R). That is the factor
@@ -36,15 +37,27 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
   // LAPACK is called in its own column-major order: our upper triangle is its lower one.
   std::reverse(a.begin(), a.end());
   const auto order = static_cast<lapack_int>(n);
-  lapack_int info = LAPACKE_dpotrf(LAPACK_COL_MAJOR, 'U', order, a.data(), order);
+  lapack_int info = 0;
+  LAPACK_dpotrf("U", &order, a.data(), &order, &info);
+  int64_t failed = info > 0 ? n - info : -1;
+  std::reverse(a.begin(), a.end());
+  // A pivot within the rounding error of the factorization (n * 2^-53 of the diagonal) is noise:
+  // the matrix is singular to working precision even where LAPACK happened to get through.
+  for (int64_t j = 0; j < n && info == 0; ++j) {
+    const auto at = static_cast<size_t>(j * n + j);
+    const double diagonal = (hessian[at] == 0 ? 1 : hessian[at]) + fraction * mean;
+    if (!(a[at] * a[at] > static_cast<double>(n) * 0x1.0p-53 * diagonal)) {
+      info = 1;
+      failed = j;
+    }
+  }
   if (info != 0) {
     return Error(StatusCode::kNumerical,
                  "the Hessian of {} inputs is not positive definite with a damping of {} (Cholesky "
-                 "failed at input {})",
-                 n, fraction, info > 0 ? n - info : 0);
+                 "failed at input {}); use a larger damping or more calibration text",
+                 n, fraction, failed);
   }
-  std::reverse(a.begin(), a.end());
-  info = LAPACKE_dtrtri(LAPACK_COL_MAJOR, 'L', 'N', order, a.data(), order);
+  LAPACK_dtrtri("L", "N", &order, a.data(), &order, &info);
   if (info != 0) {
     return Error(StatusCode::kNumerical, "the Cholesky factor of {} inputs is singular at input {}",
                  n, info);
@@ -164,7 +177,8 @@ double InputStatistics::RelativeOutputError(const float* w, const float* changed
     const float* changed_rows = changed + begin * cols_;
     std::copy_n(w_rows, count * cols_, a.begin());
     reference += energy(count);
-    for (int64_t i = 0; i < count * cols_; ++i) a[static_cast<size_t>(i)] = changed_rows[i] - w_rows[i];
+    for (int64_t i = 0; i < count * cols_; ++i)
+      a[static_cast<size_t>(i)] = changed_rows[i] - w_rows[i];
     error += energy(count);
   }
   // Rounding can leave a tiny negative energy where the true one is zero.

@@ -74,6 +74,10 @@ int64_t PrunedCount(int64_t count, double sparsity) {
 
 void SelectSmallest(const double* scores, int64_t count, int64_t prune, uint8_t* pruned,
                     std::vector<double>* scratch) {
+  int64_t before = 0;
+  for (int64_t i = 0; i < count; ++i)
+    before += scores[i] == kPrunedScore;
+  prune = std::max(prune, before);
   if (prune <= 0) {
     std::fill_n(pruned, count, uint8_t{0});
     return;
@@ -86,7 +90,8 @@ void SelectSmallest(const double* scores, int64_t count, int64_t prune, uint8_t*
   std::nth_element(scratch->begin(), scratch->begin() + (prune - 1), scratch->end());
   const double threshold = (*scratch)[static_cast<size_t>(prune - 1)];
   int64_t below = 0;
-  for (int64_t i = 0; i < count; ++i) below += scores[i] < threshold;
+  for (int64_t i = 0; i < count; ++i)
+    below += scores[i] < threshold;
   int64_t ties = prune - below;
   for (int64_t i = 0; i < count; ++i) {
     if (scores[i] < threshold) {

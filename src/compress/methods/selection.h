@@ -39,7 +39,8 @@ std::string PatternText(const NmPattern& pattern);
 int64_t PrunedCount(int64_t count, double sparsity);
 
 // Sets pruned[i] = 1 for exactly the `prune` smallest of scores[0, count), ties to the lower index,
-// and 0 for the others. `scratch` is reused between calls.
+// and 0 for the others; all scores of kPrunedScore are among them, even if they are more than
+// `prune`. `scratch` is reused between calls.
 void SelectSmallest(const double* scores, int64_t count, int64_t prune, uint8_t* pruned,
                     std::vector<double>* scratch);
 
