@@ -252,7 +252,7 @@ struct ExportReport {
     v("output", output, "directory written");
     v("dtype", dtype, "f32 or bf16");
     v("tensors", tensors, "tensors written");
-    v("sparsity", sparsity, "fraction of zeros in the linear weights of the blocks");
+    v("sparsity", sparsity, "fraction of zeros in the weights that were packed");
     v("disk_bytes", disk_bytes, "weight files of the output");
     v("seconds", seconds, "wall clock");
   }

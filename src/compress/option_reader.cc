@@ -188,9 +188,9 @@ std::vector<std::string> OptionReader::Strings(std::string_view key) {
       value.push_back(item.Scalar());
     }
   } else {
-    Fail(key, fmt::format("expected a list of 1 to {} texts, found {}", kMaxStrings,
-                          node.IsSequence() ? fmt::format("{} of them", node.size())
-                                            : Describe(node)));
+    Fail(key,
+         fmt::format("expected a list of 1 to {} texts, found {}", kMaxStrings,
+                     node.IsSequence() ? fmt::format("{} of them", node.size()) : Describe(node)));
   }
   values_[std::string(key)] = value;
   return value;
