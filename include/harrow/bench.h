@@ -45,6 +45,7 @@ struct BenchOptions {
 struct BenchRow {
   std::string model;
   std::string format;
+  std::optional<double> density;
   std::string test;
   double tps = 0;
   double tps_mean = 0;
@@ -62,6 +63,7 @@ struct BenchRow {
   void Visit(V&& v) {
     v("model", model, "model, or shape of random weights");
     v("format", format, "weight formats of the linear layers");
+    v("density", density, "fraction of weights kept, of random weights");
     v("test", test, "pp512: prefill of 512 tokens; tg128: 128 tokens one by one");
     v("tps", tps, "tokens per second, median");
     v("tps_mean", tps_mean, "mean");

@@ -9,7 +9,6 @@
 
 #include "harrow/fields.h"
 #include "harrow/machine.h"
-#include "harrow/model.h"
 #include "harrow/run_control.h"
 #include "harrow/status.h"
 
@@ -65,7 +64,8 @@ struct PerplexityReport {
     v("windows", windows, "windows scored");
     v("tokens", tokens, "tokens of the whole text, the dropped tail included");
     v("scored_tokens", scored_tokens, "tokens whose likelihood entered");
-    v("bos", bos, "where a begin-of-text token stood: \"none\", \"first window\", \"every window\"");
+    v("bos", bos,
+      "where a begin-of-text token stood: \"none\", \"first window\", \"every window\"");
     v("file", file, "the text");
     v("text_bytes", text_bytes, "its size");
     v("text_hash", text_hash, "its XXH3-64 hash");
@@ -75,8 +75,6 @@ struct PerplexityReport {
     v("seconds", seconds, "wall-clock time of scoring");
   }
 };
-Result<PerplexityReport> EvaluatePerplexity(LanguageModel* model, const PerplexityOptions& options,
-                                            const RunControl* control);
 
 // ---- multiple-choice tasks ----
 
@@ -137,8 +135,6 @@ struct TaskReport {
     v("seconds", seconds, "wall-clock time of scoring");
   }
 };
-Result<TaskReport> EvaluateTasks(LanguageModel* model, const TaskOptions& options,
-                                 const RunControl* control);
 
 // ---- dense against sparse ----
 

@@ -2,7 +2,8 @@
 //
 // Each struct has one template member `Visit(v)` that calls v(name, field, help) for every field in
 // order, or v(name, field, help, Limits{...}) for an option with bounds. Command-line flags (with
-// '-' for '_'), printed rows, JSON keys and the field tables of docs/cli.md all come from that list.
+// '-' for '_'), printed rows, JSON keys and the field tables of docs/cli.md all come from that
+// list.
 #ifndef HARROW_FIELDS_H_
 #define HARROW_FIELDS_H_
 

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "harrow/eval.h"
 #include "harrow/fields.h"
 #include "harrow/machine.h"
 #include "harrow/run_control.h"
@@ -187,12 +188,12 @@ class LanguageModel {
   Result<GenerateReport> Generate(const GenerateOptions& options,
                                   const std::function<void(std::string_view)>& on_output,
                                   const RunControl* control);
-  Result<ScoreReport> Score(const ScoreOptions& options, const RunControl* control);
-
-  struct Impl;
-  Impl& impl() { return *impl_; }
+  Result<ScoreReport> Score(const ScoreOptions& options);
+  Result<PerplexityReport> Perplexity(const PerplexityOptions& options, const RunControl* control);
+  Result<TaskReport> Tasks(const TaskOptions& options, const RunControl* control);
 
  private:
+  struct Impl;
   explicit LanguageModel(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
