@@ -35,6 +35,8 @@ template <class T>
 concept Record = requires(T& t) {
   t.Visit(NullVisitor());
 };
+template <class T>
+concept RecordList = kIsVector<T> && Record<typename T::value_type>;
 
 // ---- JSON ----
 
