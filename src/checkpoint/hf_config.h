@@ -15,9 +15,13 @@
 
 namespace harrow {
 
-// rope_scaling of config.json.
+inline constexpr std::string_view kConfigFile = "config.json";
+
+// rope_scaling of config.json, or rope_parameters of transformers 5.
 struct RopeScaling {
-  std::string type;  // "" (none), "linear", "llama3", ... ("rope_type" or the older "type")
+  // "" (none, also where the file says "default"), "linear", "llama3", ... ("rope_type" or the
+  // older "type").
+  std::string type;
   double factor = 1;
   double low_freq_factor = 1;
   double high_freq_factor = 4;
@@ -34,7 +38,8 @@ struct PackedWeightInfo {
 };
 
 struct HfConfig {
-  std::string architecture;  // architectures[0], e.g. "LlamaForCausalLM"
+  // architectures[0], e.g. "LlamaForCausalLM"; made from model_type where it is absent.
+  std::string architecture;
   std::string model_type;
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
@@ -55,22 +60,24 @@ struct HfConfig {
   std::optional<int64_t> bos_token_id;
   std::vector<int64_t> eos_token_ids;
   // The `harrow` section: weight name ("model.layers.0.mlp.up_proj.weight") -> its packed form.
-  // Empty for an ordinary model. Unknown sections (quantization_config with no effect on weights,
-  // sparsity_config) are tolerated; a quantization_config that says the weights are stored
-  // otherwise is Unsupported.
+  // Empty for an ordinary model. Unknown sections are tolerated, and so are a quantization_config
+  // without quant_method and a sparsity_config of format "dense"; one that says the weights are
+  // stored otherwise is Unsupported.
   std::map<std::string, PackedWeightInfo> packed;
   int32_t harrow_version = 0;  // 0: no harrow section
   // The whole file, for writing it back with changes.
   std::string json;
 };
 
-// Parses and validates (positive sizes with sane caps, heads divide, known rope types are checked
-// by the family). `where` names the file in errors. The parser that is fuzzed.
+// Parses and validates (positive sizes with sane caps, heads divide; rope types are the family's to
+// know). A key whose value is null counts as absent. `where` names the file in errors. The parser
+// that is fuzzed.
 Result<HfConfig> ParseHfConfig(std::string_view json, std::string_view where);
 Result<HfConfig> LoadHfConfig(const std::string& directory);
 
 // config.json text with the `harrow` section replaced (removed when `packed` is empty) and
-// torch_dtype set when not empty. `recipe_json` is stored as the section's "recipe" (may be empty).
+// torch_dtype set when not empty. `recipe_json`, a JSON object or empty, is stored as the section's
+// "recipe".
 Result<std::string> WithHarrowSection(const HfConfig& config,
                                       const std::map<std::string, PackedWeightInfo>& packed,
                                       std::string_view recipe_json, std::string_view torch_dtype);

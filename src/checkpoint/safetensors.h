@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/atomic_file.h"
@@ -33,13 +34,20 @@ struct SafetensorsHeader {
 Result<SafetensorsHeader> ParseSafetensorsHeader(std::span<const std::byte> file,
                                                  std::string_view where);
 
+inline constexpr std::string_view kSafetensorsFile = "model.safetensors";
+inline constexpr std::string_view kSafetensorsIndex = "model.safetensors.index.json";
+
+// A file name without folder parts: all that a file may say about files beside it.
+bool IsPlainFileName(std::string_view name);
+
 // Opens one file, or a Hugging Face directory: model.safetensors.index.json with its shards, else
-// model.safetensors.
+// model.safetensors. Every header is checked here; tensor data is mapped, not read. With an index,
+// the source holds exactly the tensors of its weight_map.
 Result<std::shared_ptr<const TensorSource>> OpenSafetensors(const std::string& file_or_directory);
 
-// Writes one safetensors file atomically. The data section and each tensor start on 64-byte
-// boundaries (padding goes into the header and, between tensors, into the sizes of nothing: tensors
-// are laid out in the order given, and those of 64-byte multiples should be given first).
+// Writes one safetensors file atomically. The data section starts on a 64-byte boundary (spaces pad
+// the header). The format permits no holes, so tensors lie back to back in the order given: each
+// starts on a 64-byte boundary as long as all before it are multiples of 64 bytes. Not thread safe.
 class SafetensorsWriter {
  public:
   struct Planned {
@@ -53,6 +61,7 @@ class SafetensorsWriter {
                                           const std::map<std::string, std::string>& metadata);
   // Bytes of the next planned tensor; the size must match.
   Status Append(std::span<const std::byte> bytes);
+  // Fails unless every planned tensor was appended. Without it nothing appears under `path`.
   Status Finish();
 
  private:

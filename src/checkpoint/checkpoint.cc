@@ -1,0 +1,132 @@
+#include "checkpoint/checkpoint.h"
+
+#include <cstring>
+#include <utility>
+
+#include "base/buffer.h"
+#include "checkpoint/safetensors.h"
+
+namespace harrow {
+namespace {
+
+// The kernels load whole vectors from packed weights.
+constexpr uint64_t kPackedAlignment = 64;
+
+// `view` itself where its data lies on the boundary, as in every file that Harrow wrote; else a
+// copy that does (other tools may rewrite a file without padding).
+TensorView Aligned(const TensorView& view, uint64_t alignment) {
+  if (reinterpret_cast<uintptr_t>(view.data) % alignment == 0) return view;
+  const std::shared_ptr<std::byte> copy = AllocateBytes(view.bytes());
+  std::memcpy(copy.get(), view.data, view.bytes());
+  return TensorView{view.dtype, view.shape, copy.get(), copy};
+}
+
+std::string PackedName(const std::string& name) {
+  return name + std::string(kPackedSuffix);
+}
+
+// The harrow section and the tensors must tell the same story.
+Status CheckPackedNames(const HfConfig& config, const TensorSource& tensors) {
+  for (const auto& [name, info] : config.packed) {
+    if (!tensors.Contains(PackedName(name))) {
+      return Corruption("weight {}: described in {}, but there is no tensor {}", name, kConfigFile,
+                        PackedName(name));
+    }
+    if (tensors.Contains(name)) {
+      return Corruption("weight {}: stored twice, plain and as {}", name, PackedName(name));
+    }
+  }
+  for (const std::string& tensor : tensors.names()) {
+    if (!tensor.ends_with(kPackedSuffix)) continue;
+    if (!config.packed.contains(tensor.substr(0, tensor.size() - kPackedSuffix.size()))) {
+      return Corruption("tensor {}: packed, but the harrow section of {} does not describe it",
+                        tensor, kConfigFile);
+    }
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& directory) {
+  auto checkpoint = std::make_shared<Checkpoint>();
+  checkpoint->directory_ = directory;
+  HARROW_ASSIGN_OR_RETURN(checkpoint->config_, LoadHfConfig(directory));
+  HARROW_ASSIGN_OR_RETURN(checkpoint->tensors_, OpenSafetensors(directory));
+  HARROW_RETURN_IF_ERROR(
+      CheckPackedNames(checkpoint->config_, *checkpoint->tensors_).At(directory));
+  return std::shared_ptr<const Checkpoint>(std::move(checkpoint));
+}
+
+Result<LinearWeight> Checkpoint::Linear(const std::string& name, int64_t rows, int64_t cols) const {
+  const auto read = [&]() -> Result<LinearWeight> {
+    const auto packed = config_.packed.find(name);
+    if (packed != config_.packed.end()) {
+      const PackedWeightInfo& info = packed->second;
+      if (info.rows != rows || info.cols != cols) {
+        return Corruption("weight {}: packed as [{}, {}], expected [{}, {}]", name, info.rows,
+                          info.cols, rows, cols);
+      }
+      HARROW_ASSIGN_OR_RETURN(const TensorView view, tensors_->Find(PackedName(name)));
+      return RestorePackedWeight(name, info, view);
+    }
+    HARROW_ASSIGN_OR_RETURN(const TensorView view, tensors_->Find(name));
+    if (view.shape != Shape{rows, cols}) {
+      return Corruption("tensor {}: shape {}, expected [{}, {}]", name, ShapeToString(view.shape),
+                        rows, cols);
+    }
+    auto weight = WrapDense(Aligned(view, static_cast<uint64_t>(DTypeBytes(view.dtype))));
+    if (!weight.ok()) return weight.status().At("tensor " + name);
+    return weight;
+  };
+  auto weight = read();
+  if (!weight.ok() && weight.status().code() != StatusCode::kNotFound) {
+    return weight.status().At(directory_);
+  }
+  return weight;
+}
+
+Result<std::vector<float>> Checkpoint::Float32(const std::string& name, const Shape& shape) const {
+  HARROW_ASSIGN_OR_RETURN(const TensorView view, tensors_->Find(name));
+  if (view.shape != shape) {
+    return Corruption("{}: tensor {}: shape {}, expected {}", directory_, name,
+                      ShapeToString(view.shape), ShapeToString(shape));
+  }
+  if (!IsFloat(view.dtype)) {
+    return Unsupported("{}: tensor {}: dtype {}, expected F32, F16, BF16 or F64", directory_, name,
+                       DTypeName(view.dtype));
+  }
+  std::vector<float> values(static_cast<size_t>(view.elements()));
+  ToFloat32(view, 0, view.elements(), values.data());
+  return values;
+}
+
+Result<LinearWeight> RestorePackedWeight(const std::string& name, const PackedWeightInfo& info,
+                                         const TensorView& packed) {
+  const auto where = [&name] { return "weight " + name; };
+  if (packed.dtype != DType::kU8 || packed.shape.size() != 1) {
+    return Corruption("{}: its packed tensor is {} {}, expected U8 [bytes]", where(),
+                      DTypeName(packed.dtype), ShapeToString(packed.shape));
+  }
+  HARROW_RETURN_IF_ERROR(ValidateSpec(info.spec).At(where()));
+  if (info.rows <= 0 || info.cols <= 0) {
+    return Corruption("{}: [{}, {}], expected positive dimensions", where(), info.rows, info.cols);
+  }
+  const TensorView aligned = Aligned(packed, kPackedAlignment);
+  const LinearWeight weight{info.spec, info.rows, info.cols, aligned.span(), aligned.owner};
+  // The checksum first: a damaged file is then named as such, not by the first field that looks
+  // wrong. It protects against accidents only, so the structure is checked all the same.
+  const uint64_t checksum = WeightChecksum(weight);
+  if (checksum != info.checksum) {
+    return Corruption("{}: checksum {:016x}, expected {:016x}: the packed bytes are damaged",
+                      where(), checksum, info.checksum);
+  }
+  auto nonzeros = ValidateWeight(weight);
+  if (!nonzeros.ok()) return nonzeros.status().At(where());
+  if (*nonzeros != info.nonzeros) {
+    return Corruption("{}: {} non-zeros, expected {}", where(), *nonzeros, info.nonzeros);
+  }
+  return weight;
+}
+
+}  // namespace harrow

@@ -1,0 +1,118 @@
+#include "checkpoint/json_util.h"
+
+namespace harrow {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kMaxDepth = 64;
+constexpr size_t kMaxReason = 240;  // characters; the parser quotes the last token, however long
+
+}  // namespace
+
+std::string JsonErrorText(const nlohmann::json::exception& error) {
+  std::string_view text = error.what();
+  if (const size_t prefix = text.find("] "); prefix != std::string_view::npos) {
+    text.remove_prefix(prefix + 2);
+  }
+  if (text.size() <= kMaxReason) return std::string(text);
+  size_t end = kMaxReason;  // not inside a UTF-8 sequence
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0u) == 0x80u)
+    --end;
+  return std::string(text.substr(0, end)) + "...";
+}
+
+Result<json> ParseJsonObject(std::string_view text, std::string_view where) {
+  bool too_deep = false;
+  // Dropping what lies too deep as it is read keeps "[[[[..." from becoming a tree first.
+  const auto keep = [&too_deep](int depth, json::parse_event_t, json&) {
+    if (depth > kMaxDepth) too_deep = true;
+    return depth <= kMaxDepth;
+  };
+  try {
+    json value = json::parse(text, keep);
+    if (too_deep) return Corruption("{}: JSON nested deeper than {} levels", where, kMaxDepth);
+    if (!value.is_object()) {
+      return Corruption("{}: holds a JSON {}, expected an object", where, value.type_name());
+    }
+    return value;
+  } catch (const json::exception& error) {
+    return Corruption("{}: not valid JSON: {}", where, JsonErrorText(error));
+  }
+}
+
+Result<std::string> DumpJson(const nlohmann::json& value) {
+  try {
+    return value.dump(2) + "\n";
+  } catch (const nlohmann::json::exception& error) {
+    return InvalidArgument("cannot write JSON: {}", JsonErrorText(error));
+  }
+}
+
+const json* JsonGet(const json& object, std::string_view key) {
+  const auto it = object.find(key);
+  return it == object.end() || it->is_null() ? nullptr : &*it;
+}
+
+std::string JsonQuote(const json& value) {
+  if (value.is_structured()) return std::string("a JSON ") + value.type_name();
+  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);  // so that cutting is safe
+  if (text.size() > 40) text = text.substr(0, 40) + "...";
+  return text;
+}
+
+Status JsonToInt(const json& value, std::string_view key, int64_t min, int64_t max, int64_t* out) {
+  const bool fits =
+      value.is_number_integer() &&
+      !(value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX));
+  const int64_t got = fits ? value.get<int64_t>() : 0;
+  if (!fits || got < min || got > max) {
+    return Corruption("{}: {}, expected an integer in [{}, {}]", key, JsonQuote(value), min, max);
+  }
+  *out = got;
+  return OkStatus();
+}
+
+Status ReadJsonInt(const json& object, std::string_view key, int64_t min, int64_t max,
+                   int64_t* out) {
+  const json* value = JsonGet(object, key);
+  return value == nullptr ? OkStatus() : JsonToInt(*value, key, min, max, out);
+}
+
+Status RequireJsonInt(const json& object, std::string_view key, int64_t min, int64_t max,
+                      int64_t* out) {
+  const json* value = JsonGet(object, key);
+  return value == nullptr ? Corruption("{} is missing", key)
+                          : JsonToInt(*value, key, min, max, out);
+}
+
+Status ReadJsonPositive(const json& object, std::string_view key, double max, double* out) {
+  const json* value = JsonGet(object, key);
+  if (value == nullptr) return OkStatus();
+  const double got = value->is_number() ? value->get<double>() : -1;
+  if (!(got > 0 && got <= max)) {
+    return Corruption("{}: {}, expected a number in (0, {:g}]", key, JsonQuote(*value), max);
+  }
+  *out = got;
+  return OkStatus();
+}
+
+Status ReadJsonBool(const json& object, std::string_view key, bool* out) {
+  const json* value = JsonGet(object, key);
+  if (value == nullptr) return OkStatus();
+  if (!value->is_boolean()) {
+    return Corruption("{}: {}, expected true or false", key, JsonQuote(*value));
+  }
+  *out = value->get<bool>();
+  return OkStatus();
+}
+
+Status ReadJsonString(const json& object, std::string_view key, std::string* out) {
+  const json* value = JsonGet(object, key);
+  if (value == nullptr) return OkStatus();
+  if (!value->is_string()) return Corruption("{}: {}, expected a string", key, JsonQuote(*value));
+  *out = value->get<std::string>();
+  return OkStatus();
+}
+
+}  // namespace harrow
