@@ -86,7 +86,7 @@ Result<GenerateReport> GenerateText(const LoadedModel& model, const GenerateOpti
     if (as_text) {
       emit(detokenizer->Push(id));
     } else {
-      emit((report.ids.size() == 1 ? "" : ",") + std::to_string(id));
+      emit(fmt::format("{}{}", report.ids.size() == 1 ? "" : ",", id));
     }
     return true;
   };
