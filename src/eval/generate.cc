@@ -1,8 +1,6 @@
 #include "eval/generate.h"
 
-#include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -78,9 +76,6 @@ Result<GenerateReport> GenerateText(const LoadedModel& model, const GenerateOpti
     if (as_text) report.text += piece;
     if (on_output) on_output(piece);
   };
-  const auto is_stop = [&](int32_t id) {
-    return std::find(stop_ids.begin(), stop_ids.end(), id) != stop_ids.end();
-  };
   const auto on_token = [&](int32_t id) {
     report.ids.push_back(id);
     if (as_text) {
@@ -99,15 +94,17 @@ Result<GenerateReport> GenerateText(const LoadedModel& model, const GenerateOpti
                                    options.ignore_eos ? std::vector<int32_t>() : stop_ids, &sampler,
                                    on_token, control));
   if (as_text) emit(detokenizer->Flush());
+  if (control != nullptr && control->Cancelled()) {
+    return Status(StatusCode::kCancelled, "generation interrupted");
+  }
 
   report.prompt_tokens = stats.prompt_tokens;
   report.new_tokens = stats.new_tokens;
   report.prefill_tps = Rate(stats.prompt_tokens, stats.prefill_seconds);
   report.decode_tps = Rate(stats.new_tokens - 1, stats.decode_seconds);
-  const bool stopped = !options.ignore_eos && !report.ids.empty() && is_stop(report.ids.back());
-  report.stop_reason = stopped                                 ? "eos"
-                       : stats.new_tokens >= options.n_predict ? "length"
-                                                               : "context";
+  // Every new token is appended before the next is drawn, but the last of a full context.
+  const bool full = stats.prompt_tokens + stats.new_tokens > session.position();
+  report.stop_reason = stats.new_tokens >= options.n_predict ? "length" : full ? "context" : "eos";
   report.kernels = model.model->KernelNames(1);
   report.threads = model.pool->size();
   return report;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <memory>
 
 #include "base/rng.h"
@@ -58,12 +59,20 @@ struct Runner {
 
 }  // namespace
 
+// sysfs first: under a hypervisor sysconf() may report the caches of the whole host.
 uint64_t LastLevelCacheBytes() {
-  for (int name : {_SC_LEVEL4_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE, _SC_LEVEL2_CACHE_SIZE}) {
-    const long bytes = ::sysconf(name);
-    if (bytes > 0) return static_cast<uint64_t>(bytes);
+  uint64_t largest = 0;
+  for (int index = 0; index < 8; ++index) {
+    std::ifstream file(fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/size", index));
+    uint64_t size = 0;
+    char unit = ' ';
+    if (!(file >> size)) break;
+    file >> unit;
+    largest = std::max(largest, size << (unit == 'K' ? 10 : unit == 'M' ? 20 : 0));
   }
-  return 0;
+  if (largest > 0) return largest;
+  const long bytes = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return bytes > 0 ? static_cast<uint64_t>(bytes) : 0;
 }
 
 MemoryRoof::MemoryRoof(ThreadPool* pool)

@@ -10,6 +10,29 @@
 #include "print.h"
 
 namespace harrow::tools {
+namespace {
+
+// The two sides beside each other, then what relates them; what was not measured is left out.
+std::string CompareText(CompareReport& report) {
+  Table sides = {{"", "dense", "sparse"}};
+  report.dense.Visit([&](const char* name, auto& field, auto&&...) {
+    sides.push_back({name, ToText(name, field)});
+  });
+  size_t row = 1;
+  report.sparse.Visit([&](const char* name, auto& field, auto&&...) {
+    sides[row++].push_back(ToText(name, field));
+  });
+  Table rest = {{"", ""}};
+  report.Visit([&](const char* name, auto& field, auto&&...) {
+    using Field = std::remove_reference_t<decltype(field)>;
+    if constexpr (!Record<Field>) {
+      if (field != Field()) rest.push_back({name, ToText(name, field)});
+    }
+  });
+  return AlignedTable(sides, "") + AlignedTable(rest, "");
+}
+
+}  // namespace
 
 void AddEval(Shell* shell) {
   struct State {

@@ -30,6 +30,18 @@ std::string CsvCell(const Json& value) {
 
 }  // namespace
 
+std::string TextList(const std::vector<std::string>& list, std::string_view indent) {
+  if (list.empty()) return "-";
+  const bool sentences = std::any_of(list.begin(), list.end(), [](const std::string& text) {
+    return std::count(text.begin(), text.end(), ' ') > 2;
+  });
+  if (!sentences) return fmt::format("{}", fmt::join(list, ", "));
+  std::string text;
+  for (const std::string& sentence : list)
+    text += fmt::format("\n{}{}", indent, sentence);
+  return text;
+}
+
 std::string AlignedTable(const Table& table, std::string_view indent) {
   const size_t columns = table[0].size();
   std::vector<size_t> width(columns, 0);

@@ -116,6 +116,9 @@ std::string MarkdownTable(const Table& table);
 // Machine-readable: full precision, no units.
 std::string CsvTable(const Json& rows);
 
+// Names joined by commas; sentences on lines of their own.
+std::string TextList(const std::vector<std::string>& list, std::string_view indent);
+
 // Every field on a line of its own; a struct as an indented group; a list of structs as a table.
 template <class T>
 std::string ToReport(T& record, std::string_view indent = "") {
@@ -136,6 +139,8 @@ std::string ToReport(T& record, std::string_view indent = "") {
       if (!field.empty()) {
         text += fmt::format("{}{}\n{}", indent, name, AlignedTable(ToTable(field), deeper));
       }
+    } else if constexpr (std::is_same_v<Field, std::vector<std::string>>) {
+      text += fmt::format("{}{:<{}}  {}\n", indent, name, width, TextList(field, deeper));
     } else {
       text += fmt::format("{}{:<{}}  {}\n", indent, name, width, ToText(name, field));
     }

@@ -81,7 +81,7 @@ struct Shell::Progress {
 Shell::Shell()
     : root_("Harrow makes language models sparse and small, and measures what it cost.") {
   root_.name("harrow");
-  root_.require_subcommand(1);
+  root_.require_subcommand(0, 1);
   root_.set_version_flag("--version", HARROW_VERSION);
   root_.footer("`harrow COMMAND --help` describes a command. MODEL is a Hugging Face directory.");
   CLI::App* reference = root_.add_subcommand("reference", "flags and JSON fields, as Markdown");
@@ -159,8 +159,17 @@ int Shell::Main(int argc, char** argv) {
     root_.parse(argc, argv);
   } catch (const CLI::Success& help) {  // --help, --version
     return root_.exit(help);
+  } catch (const CLI::ExtrasError&) {
+    fmt::print(stderr, "harrow: error: unknown argument: {}; see harrow {}--help\n",
+               fmt::join(root_.remaining(/*recurse=*/true), " "),
+               root_.get_subcommands().empty() ? "" : root_.get_subcommands()[0]->get_name() + " ");
+    return 2;
   } catch (const CLI::ParseError& error) {
     fmt::print(stderr, "harrow: error: {}\n", error.what());
+    return 2;
+  }
+  if (root_.get_subcommands().empty()) {
+    fmt::print(stderr, "harrow: error: give a command; see harrow --help\n");
     return 2;
   }
   InstallSignalHandlers();
