@@ -23,6 +23,9 @@ std::string JsonErrorText(const nlohmann::json::exception& error) {
 }
 
 Result<json> ParseJsonObject(std::string_view text, std::string_view where) {
+  if (text.find('\0') != std::string_view::npos) {  // which the parser takes for the end
+    return Corruption("{}: not valid JSON: it has a NUL byte", where);
+  }
   bool too_deep = false;
   // Dropping what lies too deep as it is read keeps "[[[[..." from becoming a tree first.
   const auto keep = [&too_deep](int depth, json::parse_event_t, json&) {

@@ -237,6 +237,8 @@ Result<SafetensorsHeader> Parse(std::span<const std::byte> file) {
   }
   const std::string_view text(reinterpret_cast<const char*>(file.data()) + sizeof(length),
                               static_cast<size_t>(length));
+  // nlohmann-json takes NUL for the end of the text.
+  if (text.find('\0') != std::string_view::npos) return Corruption("header has a NUL byte");
   if (!text.starts_with('{')) return Corruption("header does not begin with '{{'");
 
   SafetensorsHeader header;

@@ -6,10 +6,6 @@
 namespace harrow {
 namespace {
 
-int64_t StoredPerBlock(const WeightSpec& spec) {
-  return kBlockWeights / spec.of_m * spec.keep_n;
-}
-
 // Whether each row has exactly keep_n bits in each group of of_m inputs.
 //
 // The mask is a sequence of fields, one per row and cell (4 bits for i8, 2 for bf16), unit after
@@ -65,8 +61,7 @@ bool HasExactCounts(const WeightSpec& spec, const BlockMask& mask) {
 
 struct NmCodec {
   static uint64_t BlocksBytes(const WeightSpec& spec, int64_t count, int64_t) {
-    const int64_t width = spec.values == ValueType::kI8 ? 1 : 2;
-    return static_cast<uint64_t>(count * (kMaskBytes + StoredPerBlock(spec) * width));
+    return static_cast<uint64_t>(count * BlockStride(spec));
   }
   static int64_t Encode(const WeightSpec& spec, const uint16_t* codes,
                         std::vector<std::byte>* out) {
@@ -99,8 +94,8 @@ struct NmCodec {
   }
   static int64_t Check(const WeightSpec& spec, const std::byte* in, uint64_t available,
                        int64_t* nonzeros) {
-    const int64_t stored = StoredPerBlock(spec);
-    const int64_t bytes = kMaskBytes + stored * (spec.values == ValueType::kI8 ? 1 : 2);
+    const int64_t stored = kBlockWeights / spec.of_m * spec.keep_n;
+    const int64_t bytes = BlockStride(spec);
     if (available < static_cast<uint64_t>(bytes)) return -1;
     if (!HasExactCounts(spec, LoadMask(in))) return -1;
     const CodeCount count = CountCodes(spec.values, in + kMaskBytes, stored);

@@ -41,6 +41,15 @@ PanelGeometry GeometryOf(const WeightSpec& spec, int64_t rows, int64_t cols) {
   return g;
 }
 
+int64_t BlockStride(const WeightSpec& spec) {
+  const int64_t value_bytes = spec.values == ValueType::kI8 ? 1 : 2;
+  switch (spec.format) {
+    case FormatId::kDensePanel: return kBlockWeights * value_bytes;
+    case FormatId::kNm: return kMaskBytes + kBlockWeights / spec.of_m * spec.keep_n * value_bytes;
+    default: return 0;
+  }
+}
+
 int64_t ActivationGroup(int64_t weight_group) {
   for (const int64_t group : {128, 96, 64}) {
     if (weight_group % group == 0) return group;

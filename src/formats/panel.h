@@ -52,6 +52,10 @@ inline uint16_t ZeroCode(ValueType values) {
   return values == ValueType::kI8 ? 128 : 0;
 }
 
+// Bytes of every block of a format whose blocks are all of one size (dense_panel, nm); 0 for
+// bitmask.
+int64_t BlockStride(const WeightSpec& spec);
+
 // Byte offset of a panel from the start of the blob; `panel` = panels gives the end of the last
 // one.
 inline uint64_t PanelOffset(const LinearWeight& weight, int64_t panel) {
