@@ -146,17 +146,17 @@ TEST_P(LinearKernelTest, MatchesTheExactProduct) {
       const std::vector<float> w = RandomWeight(spec, rows, cols, density, &rng);
       const LinearWeight weight = PackWeight(spec, rows, cols, w.data()).value();
       const std::vector<float> x = RandomX(m * cols, &rng);
-      ExpectProduct(weight, x, m, RunLinear(weight, x, m, 1 + static_cast<int>(turn % 3)),
-                    rows + 3);
+      ExpectProduct(weight, x, m, RunLinear(weight, x, m, 1), rows + 3);
     };
     for (const int64_t rows : kTails) {
-      for (const int64_t cols : kTails)
-        check(rows, WholeGroups(spec, cols), kTokens[turn % std::size(kTokens)]);
+      for (const int64_t cols : kTails) {
+        // The large corners are covered by rows and columns that are large alone.
+        if (rows * cols <= 129 * 33)
+          check(rows, WholeGroups(spec, cols), kTokens[turn % std::size(kTokens)]);
+      }
     }
-    for (const int64_t m : kTokens) {
-      for (size_t i = 0; i < std::size(kDensities); ++i)
-        check(49, WholeGroups(spec, 1100), m);
-    }
+    for (const int64_t m : kTokens)
+      check(49, WholeGroups(spec, 1100), m);
   });
 }
 

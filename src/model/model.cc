@@ -57,6 +57,12 @@ Result<std::unique_ptr<Model>> Model::Load(std::shared_ptr<const Checkpoint> che
   std::unique_ptr<Model> model = std::move(bound).value();
   model->checkpoint_ = std::move(checkpoint);
 
+  if (model->config_.tied_head) {
+    LinearLayer& embedding = model->embedding_;
+    if (!model->IsStored(embedding.name) && model->IsStored(model->head_.name))
+      embedding.name = model->head_.name;
+    model->head_.name = embedding.name;
+  }
   std::vector<LinearLayer*> layers = {&model->embedding_};
   if (!model->config_.tied_head) layers.push_back(&model->head_);
   for (Block& block : model->blocks_) {
@@ -95,6 +101,10 @@ Status Model::LoadLinear(LinearLayer* layer) const {
 Status Model::LoadNorm(const std::string& name, std::vector<float>* norm) const {
   HARROW_ASSIGN_OR_RETURN(*norm, checkpoint_->Float32(name, {config_.hidden}));
   return OkStatus();
+}
+
+bool Model::IsStored(const std::string& name) const {
+  return hf_config_.packed.contains(name) || checkpoint_->tensors().Contains(name);
 }
 
 Status Model::CheckStored(const std::string& name, const Shape& shape) const {
