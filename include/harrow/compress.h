@@ -60,7 +60,7 @@ struct PruneOptions {
     v("ignore", ignore, "weights to leave alone");
     v("weights", weights, "int8: also quantize what was pruned; empty: no");
     v("group", group, "with weights: inputs that share a scale");
-    v("store", store, "auto: the smallest exact format for each weight; dense: dense");
+    v("store", store, "auto: the smallest of dense, bitmask and N:M for each weight; dense");
   }
 };
 
@@ -79,7 +79,7 @@ struct QuantizeOptions {
     v("embed", embed, "quantize the embedding and the head as well");
     v("targets", targets, "weights to quantize: names, or re:REGEX; default: all in the blocks");
     v("ignore", ignore, "weights to leave alone");
-    v("store", store, "auto: the smallest exact format for each weight; dense: dense");
+    v("store", store, "auto: the smallest of dense, bitmask and N:M for each weight; dense");
   }
 };
 
@@ -180,7 +180,6 @@ struct LayerReport {
 };
 
 struct CompressReport {
-  std::string harrow_version;
   std::string model;
   std::string output;
   std::string recipe;
@@ -197,10 +196,9 @@ struct CompressReport {
 
   template <class V>
   void Visit(V&& v) {
-    v("harrow_version", harrow_version, "");
     v("model", model, "source directory");
     v("output", output, "directory written");
-    v("recipe", recipe, "the recipe with all defaults filled in (YAML)");
+    v("recipe", recipe, "the recipe with all defaults filled in (JSON, which is YAML)");
     v("calibration", calibration, "what was calibrated on");
     v("layers", layers, "one entry a weight that was rewritten");
     v("warnings", warnings, "what the user should know");
@@ -254,7 +252,7 @@ struct ExportReport {
     v("output", output, "directory written");
     v("dtype", dtype, "f32 or bf16");
     v("tensors", tensors, "tensors written");
-    v("sparsity", sparsity, "fraction of zeros in the linear weights of the blocks");
+    v("sparsity", sparsity, "fraction of zeros in the weights that were packed");
     v("disk_bytes", disk_bytes, "weight files of the output");
     v("seconds", seconds, "wall clock");
   }

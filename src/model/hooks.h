@@ -26,6 +26,7 @@ class KvStore {
   virtual ~KvStore() = default;
   // Makes room for positions [0, tokens); false when that exceeds the capacity.
   virtual bool Reserve(int64_t tokens) = 0;
+  // Positions that fit the present storage; the stride of its KV heads.
   virtual int64_t capacity() const = 0;
   // Layer storage, [kv_heads, capacity, head_dim] float32.
   virtual float* keys(int32_t layer) = 0;

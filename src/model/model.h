@@ -1,7 +1,7 @@
 // A decoder-only transformer bound to a checkpoint, and its one forward pass.
 //
-// A family (families.def) is data: names, shapes and switches that bind a checkpoint to these
-// shared blocks.
+// A family (families.def, family.h) is data: names, shapes and switches that bind a checkpoint to
+// these shared blocks.
 #ifndef HARROW_MODEL_MODEL_H_
 #define HARROW_MODEL_MODEL_H_
 
@@ -42,6 +42,7 @@ struct Block {
 };
 
 // Scratch of one forward pass at a time; grows with the number of tokens in a call and is reused.
+// Not thread safe.
 class ForwardState;
 
 // Weights are immutable while forward passes run. Forward passes of different ForwardStates share
@@ -55,8 +56,10 @@ class Model {
   };
   static Result<std::unique_ptr<Model>> Load(std::shared_ptr<const Checkpoint> checkpoint,
                                              const LoadOptions& options);
-  // Random weights in the shape of a config, every linear weight (head included, embedding
-  // excluded) in `spec` with `density` of its weights kept. For measuring speed only.
+  // Random weights in the shape of a config, every linear weight (head included, even where it is
+  // tied; embedding excluded) in `spec` with `density` (0 < density <= 1) of its weights kept, at
+  // random places; N:M keeps exactly N of every M, whatever `density` says. Blocks of 64 rows
+  // repeat, but every layer has memory of its own. For measuring speed only.
   static Result<std::unique_ptr<Model>> Random(const HfConfig& config, const WeightSpec& spec,
                                                double density, uint64_t seed);
 
@@ -82,24 +85,30 @@ class Model {
   std::vector<std::string> KernelNames(int64_t m) const;
 
   // ---- the forward pass, in the pieces that calibration and generation share ----
-  // hidden [m, hidden] = embedding rows. Fails on ids outside the vocabulary (names the index and
-  // the id).
+  // Fails on ids outside the vocabulary (names the index and the id).
+  Status CheckIds(const int32_t* ids, int64_t m) const;
+  // hidden [m, hidden] = embedding rows. Fails as CheckIds.
   Status Embed(const int32_t* ids, int64_t m, float* hidden) const;
-  // One block in place on hidden [m, hidden] at positions start .. start + m - 1, keys and values
-  // into kv's layer `kv_layer` (calibration passes 0 with a one-layer store). `observer` may be
-  // null.
+  // One block in place on hidden [m, hidden] at positions start .. start + m - 1, in steps of at
+  // most the state's batch; keys and values into kv's layer `kv_layer` (calibration passes 0 with a
+  // one-layer store). `observer` may be null; it sees each step. Fails when kv has no room.
+  // Precondition: the block is loaded.
   Status ForwardBlock(int32_t index, float* hidden, int64_t m, int64_t start, KvStore* kv,
                       int32_t kv_layer, ForwardState* state, Observer* observer) const;
   // Final norm and head on rows of hidden [m, hidden]: logits [m, vocab].
   void Logits(const float* hidden, int64_t m, ForwardState* state, float* logits) const;
-  // Embed + all blocks (in chunks of at most state's batch tokens); hidden [m, hidden] of the last
-  // block, before the final norm.
+  // Embed + all blocks (in steps of at most the state's batch tokens); hidden [m, hidden] of the
+  // last block, before the final norm. On failure positions from `start` on are undefined in kv.
   Status Forward(const int32_t* ids, int64_t m, int64_t start, KvStore* kv, ForwardState* state,
                  float* hidden) const;
 
  private:
-  friend struct FamilyBinder;
   Model() = default;
+  static Result<std::unique_ptr<Model>> Bind(const HfConfig& config);
+  Status LoadLinear(LinearLayer* layer) const;
+  Status LoadNorm(const std::string& name, std::vector<float>* norm) const;
+  bool IsStored(const std::string& name) const;
+  Status CheckStored(const std::string& name, const Shape& shape) const;
   ModelConfig config_;
   HfConfig hf_config_;
   std::shared_ptr<const Checkpoint> checkpoint_;  // null for Random
@@ -114,7 +123,8 @@ class Model {
 std::unique_ptr<ForwardState, void (*)(ForwardState*)> NewForwardState(ThreadPool* pool,
                                                                        int64_t batch = 512);
 
-// A contiguous float32 KV cache that grows by doubling up to `max_tokens`.
+// A contiguous float32 KV cache that grows by doubling up to `max_tokens`; growing moves it, so
+// pointers from keys() and values() hold until the next Reserve.
 std::unique_ptr<KvStore> NewContiguousKv(const ModelConfig& config, int32_t layers,
                                          int64_t max_tokens);
 

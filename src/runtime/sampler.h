@@ -20,10 +20,14 @@ struct SamplerOptions {
 };
 Status ValidateSamplerOptions(const SamplerOptions& options);  // names the flag and its range
 
-// The filters run in llama.cpp's order: top-k, top-p, min-p, then temperature. Not thread safe.
+// The filters run in llama.cpp's order: top-k, top-p, min-p, then temperature. top-p keeps the
+// fewest likeliest tokens whose probability (at temperature 1, among what top-k kept) reaches p;
+// min-p keeps those at least min_p times as likely as the likeliest (Nguyen et al., arXiv
+// 2407.01082). Ties are broken by the lower id. Not thread safe. Precondition: valid options.
 class Sampler {
  public:
   explicit Sampler(const SamplerOptions& options) : options_(options), rng_(options.seed) {}
+  // `logits` [vocab], finite.
   int32_t Sample(const float* logits, int64_t vocab);
 
  private:

@@ -19,18 +19,24 @@ struct SessionOptions {
   int64_t batch = 512;     // tokens processed at once in prefill
 };
 
-// Not thread safe. `model` and `pool` must outlive it.
+// Not thread safe. `model` and `pool` must outlive it. A call that fails leaves the sequence as it
+// was.
 class Session {
  public:
   Session(const Model* model, ThreadPool* pool, const SessionOptions& options);
   ~Session();
 
   // Appends tokens and returns the logits [vocab] after the last one (valid until the next call).
+  // Errors: no tokens; an id outside the vocabulary; ResourceLimit when they do not fit.
   Result<const float*> Append(const int32_t* ids, int64_t count);
-  // Appends tokens and calls visit(i, logits) with the logits after each ids[i], in order.
+  // Appends tokens and calls visit(i, logits) with the logits [vocab] after each ids[i], in order;
+  // `logits` is valid during the call. Holds a bounded number of rows of logits at a time.
   Status AppendAll(const int32_t* ids, int64_t count,
                    const std::function<void(int64_t i, const float* logits)>& visit);
-  int64_t position() const;
+  int64_t position() const;  // tokens so far
+  int64_t capacity() const;  // tokens that fit
+  int64_t batch() const;
+  const Model& model() const;
   void Reset();  // forgets the sequence, keeps the memory
 
  private:
@@ -40,19 +46,22 @@ class Session {
 
 struct GenerateStats {
   int64_t prompt_tokens = 0;
-  int64_t new_tokens = 0;
+  int64_t new_tokens = 0;  // passed to on_token
   double prefill_seconds = 0;
-  double decode_seconds = 0;  // of the new tokens after the first
+  double decode_seconds = 0;  // of the new tokens after the first, on_token excluded
 };
-// Runs the prompt, then samples until `max_new_tokens`, a stop id, the context's end or
-// cancellation. `on_token` is called for each new token and may return false to stop.
+// Runs the prompt, then samples until `max_new_tokens`, a stop id (not passed on), the context's
+// end or cancellation; the last three end it normally. `on_token` is called for each new token and
+// may return false to stop. Continues the session's sequence. Errors: those of Append; kCancelled
+// during the prompt; kNumerical when logits are not finite. `on_token` and `control` may be null.
 Result<GenerateStats> Generate(Session* session, const std::vector<int32_t>& prompt,
                                int64_t max_new_tokens, const std::vector<int32_t>& stop_ids,
                                Sampler* sampler, const std::function<bool(int32_t id)>& on_token,
                                const RunControl* control);
 
 // NLL in nats of ids[i] given ids[0..i), i = 1 .. n-1; the first has none. Result[i] belongs to
-// ids[i + 1].
+// ids[i + 1]. Resets the session first. From float32 logits by a double log-sum-exp. Errors: those
+// of AppendAll; kNumerical when an NLL is not finite.
 Result<std::vector<double>> ScoreTokens(Session* session, const std::vector<int32_t>& ids);
 
 }  // namespace harrow

@@ -71,7 +71,9 @@ class StreamingDetokenizer {
  private:
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::string pending_;
-  bool first_ = true;
+  // The tokens so far, as long as they make no text; what is dropped at the start depends on all.
+  std::vector<int32_t> start_;
+  bool started_ = false;
 };
 
 }  // namespace harrow

@@ -1,0 +1,229 @@
+// Speed of linear(): every format against dense of the same precision and against the memory roof,
+// measured in turn within one run so that a slow spell of the machine hits all three alike.
+//
+//   linear_bench [--threads=2] [--stack_mb=512] [--rounds=7] [Google Benchmark flags]
+//
+// Names are format/density/rows x cols/M. Counters: us (median of one product), GB/s (weight
+// bytes), roof (of plain reading, measured in turn), x_dense (dense of the same precision / this;
+// medians), GFLOP/s (as if dense). Weights come from a stack of copies larger than any cache.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/rng.h"
+#include "base/thread_pool.h"
+#include "formats/testing.h"
+#include "kernels/linear.h"
+
+namespace harrow {
+namespace {
+
+int g_threads = 2;
+int64_t g_stack_bytes = int64_t{512} << 20;
+int g_rounds = 7;
+
+ThreadPool& Pool() {
+  static ThreadPool pool(g_threads);
+  return pool;
+}
+
+double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// Copies of one packed weight, one after the other, that together exceed the caches.
+struct Stack {
+  AlignedArray<std::byte> memory;
+  std::vector<LinearWeight> copies;
+
+  Stack(const WeightSpec& spec, int64_t rows, int64_t cols, double density, int64_t stack_bytes) {
+    Rng rng(1);
+    const std::vector<float> w = testing::RandomWeight(spec, rows, cols, density, &rng);
+    const LinearWeight weight = PackWeight(spec, rows, cols, w.data()).value();
+    const size_t bytes = (weight.data.size() + 63) / 64 * 64;
+    const size_t count = std::max<size_t>(2, static_cast<size_t>(stack_bytes) / bytes);
+    memory = AlignedArray<std::byte>(count * bytes);
+    for (size_t i = 0; i < count; ++i) {
+      std::memcpy(memory.data() + i * bytes, weight.data.data(), weight.data.size());
+      LinearWeight copy = weight;
+      copy.owner = nullptr;
+      copy.data = {memory.data() + i * bytes, weight.data.size()};
+      copies.push_back(copy);
+    }
+  }
+  double bytes_each() const { return static_cast<double>(copies[0].data.size()); }
+};
+
+// Reads all of `memory` with every thread once.
+void ReadAll(const AlignedArray<std::byte>& memory) {
+  const size_t share = memory.size() / static_cast<size_t>(g_threads) / 64 * 64;
+  Pool().Run([&](int thread) {
+    const std::byte* p = memory.data() + share * static_cast<size_t>(thread);
+    uint64_t lanes[8] = {};
+    for (size_t i = 0; i + 64 <= share; i += 64) {
+      uint64_t line[8];
+      std::memcpy(line, p + i, 64);
+      for (int j = 0; j < 8; ++j)
+        lanes[j] |= line[j];
+    }
+    benchmark::DoNotOptimize(lanes);
+  });
+}
+
+// Seconds for one product, averaged over the stack.
+double TimeStack(const Stack& stack, const std::vector<float>& x, int64_t m, std::vector<float>* y,
+                 LinearScratch* scratch) {
+  const double begin = Seconds();
+  for (const LinearWeight& weight : stack.copies) {
+    const LinearOp op = {&weight, y->data(), weight.rows};
+    Linear({&Pool(), scratch}, {&op, 1}, x.data(), weight.cols, m, weight.cols);
+  }
+  return (Seconds() - begin) / static_cast<double>(stack.copies.size());
+}
+
+struct Case {
+  std::string spec;
+  double density;
+  int64_t rows;
+  int64_t cols;
+  int64_t m;
+};
+
+std::shared_ptr<const Stack> CachedStack(const std::string& spec, double density, int64_t rows,
+                                         int64_t cols, int64_t bytes) {
+  struct Entry {
+    std::string key;
+    std::shared_ptr<const Stack> stack;
+  };
+  static std::vector<Entry> cache;  // the last few; consecutive cases share them
+  const std::string key = spec + "/" + std::to_string(density) + "/" + std::to_string(rows) + "x" +
+                          std::to_string(cols) + "/" + std::to_string(bytes);
+  for (const Entry& entry : cache) {
+    if (entry.key == key) return entry.stack;
+  }
+  if (cache.size() >= 2) cache.erase(cache.begin());
+  cache.push_back(
+      {key, std::make_shared<const Stack>(ParseSpec(spec).value(), rows, cols, density, bytes)});
+  return cache.back().stack;
+}
+
+void Run(benchmark::State& state, const Case& c) {
+  // Where arithmetic is the limit a smaller stack gives the same answer sooner.
+  const int64_t bytes = c.m >= 64 ? g_stack_bytes / 16 : g_stack_bytes;
+  const WeightSpec spec = ParseSpec(c.spec).value();
+  const std::string dense_name = spec.values == ValueType::kI8 ? "dense-i8/128" : "dense-bf16";
+  const std::shared_ptr<const Stack> dense = CachedStack(dense_name, 1.0, c.rows, c.cols, bytes);
+  const std::shared_ptr<const Stack> stack = CachedStack(c.spec, c.density, c.rows, c.cols, bytes);
+  Rng rng(2);
+  std::vector<float> x(static_cast<size_t>(c.m * c.cols));
+  for (float& v : x)
+    v = static_cast<float>(rng.Normal());
+  std::vector<float> y(static_cast<size_t>(c.m * c.rows));
+  const std::unique_ptr<LinearScratch, LinearScratchDeleter> scratch(NewLinearScratch());
+  std::vector<double> mine;
+  std::vector<double> dense_times;
+  std::vector<double> read_rates;
+  std::vector<double> roofs;
+  for (auto _ : state) {
+    for (int round = 0; round < g_rounds; ++round) {
+      const double seconds = TimeStack(*stack, x, c.m, &y, scratch.get());
+      const double begin = Seconds();
+      ReadAll(stack->memory);
+      const double rate = static_cast<double>(stack->memory.size()) / (Seconds() - begin);
+      mine.push_back(seconds);
+      read_rates.push_back(rate);
+      roofs.push_back(stack->bytes_each() / seconds / rate);
+      if (stack != dense) dense_times.push_back(TimeStack(*dense, x, c.m, &y, scratch.get()));
+    }
+    state.SetIterationTime(Median(mine));
+  }
+  const double seconds = Median(mine);
+  const double flops = 2.0 * static_cast<double>(c.m * c.rows * c.cols);
+  state.counters["us"] = seconds * 1e6;
+  state.counters["GB/s"] = stack->bytes_each() / seconds * 1e-9;
+  state.counters["read_GB/s"] = Median(read_rates) * 1e-9;
+  state.counters["roof"] = Median(roofs);
+  state.counters["GFLOP/s"] = flops / seconds * 1e-9;
+  state.counters["x_dense"] = dense_times.empty() ? 1.0 : Median(dense_times) / seconds;
+  state.SetLabel(std::string(LinearKernelName(stack->copies[0], c.m)));
+}
+
+void Register(const std::string& spec, double density, int64_t rows, int64_t cols, int64_t m) {
+  const Case c = {spec, density, rows, cols, m};
+  const std::string name = spec + "/d" + std::to_string(static_cast<int>(density * 100)) + "/" +
+                           std::to_string(rows) + "x" + std::to_string(cols) + "/M" +
+                           std::to_string(m);
+  benchmark::RegisterBenchmark(name.c_str(), [c](benchmark::State& state) { Run(state, c); })
+      ->Iterations(1)
+      ->UseManualTime()
+      ->Unit(benchmark::kMicrosecond);
+}
+
+// The linear layers of a 1.1 B LLaMA (hidden 2048, FFN 5632, 4 KV heads, vocabulary 32000).
+void RegisterAll() {
+  struct Format {
+    const char* spec;
+    double density;
+  };
+  const Format formats[] = {{"dense-bf16", 1},     {"bitmask-bf16", 0.5},   {"nm-bf16 2:4", 1},
+                            {"dense-i8/128", 1},   {"bitmask-i8/128", 0.5}, {"nm-i8/128 2:4", 1},
+                            {"bitmask-bf16", 0.3}, {"bitmask-i8/128", 0.3}};
+  struct Layer {
+    int64_t rows;
+    int64_t cols;
+  };
+  const Layer layers[] = {{5632, 2048}, {2048, 2048}, {2048, 5632}, {256, 2048}, {32000, 2048}};
+  for (const Format& f : formats) {
+    for (const int64_t m : {1, 2, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64, 128, 512})
+      Register(f.spec, f.density, 5632, 2048, m);
+    for (const Layer& l : layers) {
+      if (l.rows != 5632) Register(f.spec, f.density, l.rows, l.cols, 1);
+    }
+  }
+  for (const char* spec : {"dense-f32", "dense-f16"})
+    Register(spec, 1, 5632, 2048, 1);
+}
+
+bool TakeFlag(const char* argument, const char* name, int64_t* value) {
+  const size_t length = std::strlen(name);
+  if (std::strncmp(argument, name, length) != 0) return false;
+  *value = std::atoll(argument + length);
+  return true;
+}
+
+}  // namespace
+}  // namespace harrow
+
+int main(int argc, char** argv) {
+  int64_t threads = harrow::g_threads;
+  int64_t stack_mb = harrow::g_stack_bytes >> 20;
+  int64_t rounds = harrow::g_rounds;
+  std::vector<char*> rest;
+  for (int i = 0; i < argc; ++i) {
+    if (!harrow::TakeFlag(argv[i], "--threads=", &threads) &&
+        !harrow::TakeFlag(argv[i], "--stack_mb=", &stack_mb) &&
+        !harrow::TakeFlag(argv[i], "--rounds=", &rounds)) {
+      rest.push_back(argv[i]);
+    }
+  }
+  harrow::g_threads = static_cast<int>(std::max<int64_t>(1, threads));
+  harrow::g_stack_bytes = std::max<int64_t>(1, stack_mb) << 20;
+  harrow::g_rounds = static_cast<int>(std::max<int64_t>(1, rounds));
+  int count = static_cast<int>(rest.size());
+  benchmark::Initialize(&count, rest.data());
+  if (benchmark::ReportUnrecognizedArguments(count, rest.data())) return 1;
+  harrow::RegisterAll();
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

@@ -1,0 +1,199 @@
+#include "formats/linear_weight.h"
+
+#include <xxhash.h>
+
+#include <charconv>
+#include <cstring>
+
+#include "formats/panel.h"
+
+namespace harrow {
+
+#define HARROW_FORMAT(id, name, ops) extern const FormatOps ops;
+#include "formats/formats.def"
+#undef HARROW_FORMAT
+
+namespace {
+
+constexpr FormatId kFormats[] = {
+#define HARROW_FORMAT(id, name, ops) FormatId::id,
+#include "formats/formats.def"
+#undef HARROW_FORMAT
+};
+
+constexpr int32_t kDefaultGroup = 128;
+
+// Takes a decimal number off the front of `text`.
+bool TakeNumber(std::string_view* text, int32_t* value) {
+  const char* end = text->data() + text->size();
+  const std::from_chars_result result = std::from_chars(text->data(), end, *value);
+  if (result.ec != std::errc() || *value < 0) return false;
+  text->remove_prefix(static_cast<size_t>(result.ptr - text->data()));
+  return true;
+}
+
+bool TakePrefix(std::string_view* text, std::string_view prefix) {
+  if (!text->starts_with(prefix)) return false;
+  text->remove_prefix(prefix.size());
+  return true;
+}
+
+}  // namespace
+
+std::string_view ValueTypeName(ValueType type) {
+  switch (type) {
+    case ValueType::kF32: return "f32";
+    case ValueType::kF16: return "f16";
+    case ValueType::kBf16: return "bf16";
+    case ValueType::kI8: return "i8";
+  }
+  return "?";
+}
+
+std::optional<ValueType> ParseValueType(std::string_view name) {
+  for (const ValueType type :
+       {ValueType::kF32, ValueType::kF16, ValueType::kBf16, ValueType::kI8}) {
+    if (name == ValueTypeName(type)) return type;
+  }
+  if (name == "int8") return ValueType::kI8;
+  return std::nullopt;
+}
+
+std::string SpecName(const WeightSpec& spec) {
+  // Dense i8 exists as panels only, and users need not know.
+  const std::string_view format =
+      spec.format == FormatId::kDensePanel ? FormatName(FormatId::kDense) : FormatName(spec.format);
+  std::string name = fmt::format("{}-{}", format, ValueTypeName(spec.values));
+  if (spec.values == ValueType::kI8) name += fmt::format("/{}", spec.group);
+  if (spec.format == FormatId::kNm) name += fmt::format(" {}:{}", spec.keep_n, spec.of_m);
+  return name;
+}
+
+Result<WeightSpec> ParseSpec(std::string_view text) {
+  const Status error = InvalidArgument(
+      "weight format \"{}\": expected something like dense-bf16, dense-i8/128, bitmask-i8, "
+      "\"nm-bf16 2:4\"",
+      text);
+  const size_t dash = text.find('-');
+  if (dash == std::string_view::npos) return error;
+  WeightSpec spec;
+  bool found = false;
+  for (const FormatId format : kFormats) {
+    if (text.substr(0, dash) == FormatName(format)) {
+      spec.format = format;
+      found = true;
+    }
+  }
+  std::string_view rest = text.substr(dash + 1);
+  const size_t end = rest.find_first_of("/ ");
+  const std::optional<ValueType> values = ParseValueType(rest.substr(0, end));
+  if (!found || !values) return error;
+  spec.values = *values;
+  if (spec.format == FormatId::kDense && spec.values == ValueType::kI8)
+    spec.format = FormatId::kDensePanel;
+  if (spec.values == ValueType::kI8) spec.group = kDefaultGroup;
+  rest = end == std::string_view::npos ? std::string_view() : rest.substr(end);
+  while (!rest.empty()) {
+    if (TakePrefix(&rest, "/")) {
+      if (!TakeNumber(&rest, &spec.group)) return error;
+    } else if (TakePrefix(&rest, " ")) {
+      if (!TakeNumber(&rest, &spec.keep_n) || !TakePrefix(&rest, ":") ||
+          !TakeNumber(&rest, &spec.of_m)) {
+        return error;
+      }
+    } else {
+      return error;
+    }
+  }
+  HARROW_RETURN_IF_ERROR(ValidateSpec(spec));
+  return spec;
+}
+
+Status ValidateSpec(const WeightSpec& spec) {
+  if (static_cast<size_t>(spec.format) >= std::size(kFormats))
+    return InvalidArgument("unknown weight format {}", static_cast<int>(spec.format));
+  if (spec.values > ValueType::kI8)
+    return InvalidArgument("unknown value type {}", static_cast<int>(spec.values));
+  const bool i8 = spec.values == ValueType::kI8;
+  bool known = i8 || spec.values == ValueType::kBf16;
+  if (spec.format == FormatId::kDense) known = !i8;
+  if (spec.format == FormatId::kDensePanel) known = i8;
+  if (!known) {
+    return InvalidArgument("format {} has no values of type {}", FormatName(spec.format),
+                           ValueTypeName(spec.values));
+  }
+  if (i8 ? spec.group <= 0 || spec.group % kBlockCols != 0 || spec.group > kMaxWeightDim
+         : spec.group != 0) {
+    return InvalidArgument("group of {} inputs for {} values; expected {}", spec.group,
+                           ValueTypeName(spec.values), i8 ? "a positive multiple of 32" : "0");
+  }
+  if (spec.format == FormatId::kNm) {
+    const bool divides = spec.of_m >= 2 && spec.of_m <= kBlockCols && kBlockCols % spec.of_m == 0;
+    if (!divides || spec.keep_n < 1 || spec.keep_n >= spec.of_m) {
+      return InvalidArgument("keep {} of {}: expected M of 2, 4, 8, 16 or 32 and 1 <= N < M",
+                             spec.keep_n, spec.of_m);
+    }
+  } else if (spec.keep_n != 0 || spec.of_m != 0) {
+    return InvalidArgument("format {} takes no N:M pattern", FormatName(spec.format));
+  }
+  return OkStatus();
+}
+
+const FormatOps& OpsOf(FormatId format) {
+  switch (format) {
+#define HARROW_FORMAT(id, name, ops) \
+  case FormatId::id:                 \
+    return ops;
+#include "formats/formats.def"
+#undef HARROW_FORMAT
+  }
+  return kDenseOps;
+}
+
+std::string_view FormatName(FormatId format) {
+  switch (format) {
+#define HARROW_FORMAT(id, name, ops) \
+  case FormatId::id:                 \
+    return name;
+#include "formats/formats.def"
+#undef HARROW_FORMAT
+  }
+  return "?";
+}
+
+std::span<const FormatId> AllFormats() {
+  return kFormats;
+}
+
+uint64_t AnalyzeWeight(const WeightSpec& spec, int64_t rows, int64_t cols, int64_t nonzeros) {
+  return OpsOf(spec.format).analyze(spec, rows, cols, nonzeros);
+}
+
+Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols,
+                                const RowReader& reader) {
+  HARROW_RETURN_IF_ERROR(ValidateSpec(spec));
+  HARROW_RETURN_IF_ERROR(ValidateWeightShape(rows, cols));
+  return OpsOf(spec.format).pack(spec, rows, cols, reader);
+}
+
+Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols,
+                                const float* w) {
+  return PackWeight(spec, rows, cols, [w, cols](int64_t row, float* out) {
+    std::memcpy(out, w + row * cols, static_cast<size_t>(cols) * sizeof(float));
+  });
+}
+
+void UnpackRows(const LinearWeight& weight, int64_t begin, int64_t end, float* out) {
+  OpsOf(weight.spec.format).unpack(weight, begin, end, out);
+}
+
+Result<int64_t> ValidateWeight(const LinearWeight& weight) {
+  HARROW_RETURN_IF_ERROR(ValidateSpec(weight.spec));
+  return OpsOf(weight.spec.format).validate(weight);
+}
+
+uint64_t WeightChecksum(const LinearWeight& weight) {
+  return XXH3_64bits(weight.data.data(), weight.data.size());
+}
+
+}  // namespace harrow

@@ -1,0 +1,192 @@
+// Pack, Unpack and Validate of every panel format, written once over a block codec. A codec is a
+// struct of static functions:
+//
+//   // Bytes of `count` blocks that hold `nonzeros` non-zero weights.
+//   uint64_t BlocksBytes(const WeightSpec&, int64_t count, int64_t nonzeros);
+//   // Appends one block of 512 codes. Returns -1, or the position of a weight that does not fit.
+//   int64_t Encode(const WeightSpec&, const uint16_t* codes, std::vector<std::byte>* out);
+//   // Expands the block at `in`; returns the end of it.
+//   const std::byte* Decode(const WeightSpec&, const std::byte* in, uint16_t* codes);
+//   // Bytes of the block at `in` when all of them lie within `available` and the block is well
+//   // formed, else -1. Adds to *nonzeros.
+//   int64_t Check(const WeightSpec&, const std::byte* in, uint64_t available, int64_t* nonzeros);
+#ifndef HARROW_FORMATS_PANEL_CODEC_H_
+#define HARROW_FORMATS_PANEL_CODEC_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/float16.h"
+#include "formats/panel.h"
+
+namespace harrow {
+
+// One panel on its way into a blob: 16 rows of float32 turned into scales and codes.
+class PanelBuilder {
+ public:
+  PanelBuilder(const WeightSpec& spec, const PanelGeometry& geometry);
+  // Reads rows [panel * 16, ...) and fills the scales and codes. Fails on a value that is not
+  // finite, or that is not after rounding.
+  Status Load(int64_t panel, const RowReader& reader);
+  void AppendScales(std::vector<std::byte>* out) const;
+  const uint16_t* BlockCodes(int64_t block) const { return codes_.data() + block * kBlockWeights; }
+
+ private:
+  WeightSpec spec_;
+  PanelGeometry geometry_;
+  std::vector<float> row_;
+  std::vector<uint16_t> codes_;   // [blocks][512]
+  std::vector<uint16_t> scales_;  // bf16 [groups][16], padded to scale_bytes
+};
+
+// Non-zero weights among the first `rows` x `cols` of a block, and whether all others are zero.
+struct BlockCount {
+  int64_t nonzeros = 0;
+  bool padding_is_zero = true;
+};
+BlockCount CountBlock(const uint16_t* codes, ValueType values, int64_t rows, int64_t cols);
+
+// Codes among `count` values that mean 0, and that mean nothing (i8 code 0).
+struct CodeCount {
+  int64_t zeros = 0;
+  int64_t invalid = 0;
+};
+CodeCount CountCodes(ValueType values, const std::byte* in, int64_t count);
+
+// The checks that do not depend on the codec: spec, shape, table, sizes, scales.
+Status ValidatePanelFrame(const LinearWeight& weight, const PanelGeometry& geometry);
+
+// float32 value of a code under a scale (1 for bf16).
+inline float DecodeValue(ValueType values, uint16_t code, float scale) {
+  return values == ValueType::kI8 ? static_cast<float>(static_cast<int>(code) - 128) * scale
+                                  : Bf16ToF32(code);
+}
+
+template <class Codec>
+uint64_t AnalyzePanels(const WeightSpec& spec, int64_t rows, int64_t cols, int64_t nonzeros) {
+  const PanelGeometry g = GeometryOf(spec, rows, cols);
+  // The values of all panels as one run; each panel then wastes at most 63 bytes of padding.
+  const uint64_t blocks = Codec::BlocksBytes(spec, g.panels * g.blocks, nonzeros);
+  const uint64_t per_panel =
+      (blocks / static_cast<uint64_t>(g.panels) + kPanelAlign - 1) / kPanelAlign * kPanelAlign;
+  return g.header_bytes +
+         static_cast<uint64_t>(g.panels) * (static_cast<uint64_t>(g.scale_bytes) + per_panel) +
+         kPanelSlack;
+}
+
+template <class Codec>
+Result<LinearWeight> PackPanels(const WeightSpec& spec, int64_t rows, int64_t cols,
+                                const RowReader& reader) {
+  HARROW_RETURN_IF_ERROR(ValidateSpec(spec));
+  HARROW_RETURN_IF_ERROR(ValidateWeightShape(rows, cols));
+  const PanelGeometry g = GeometryOf(spec, rows, cols);
+  PanelBuilder panel(spec, g);
+  std::vector<std::byte> blob(g.header_bytes);
+  for (int64_t p = 0; p < g.panels; ++p) {
+    const uint64_t offset = blob.size();
+    std::memcpy(blob.data() + p * 8, &offset, sizeof(offset));
+    HARROW_RETURN_IF_ERROR(panel.Load(p, reader));
+    panel.AppendScales(&blob);
+    for (int64_t b = 0; b < g.blocks; ++b) {
+      const int64_t bad = Codec::Encode(spec, panel.BlockCodes(b), &blob);
+      if (bad >= 0) {
+        const int64_t unit = kPanelRows * g.cell;
+        const int64_t col = b * kBlockCols + bad / unit * g.cell + bad % g.cell;
+        return InvalidArgument("row {}, column {}: more than {} of {} weights are not zero",
+                               p * kPanelRows + bad % unit / g.cell, col, spec.keep_n, spec.of_m);
+      }
+    }
+    blob.resize((blob.size() + kPanelAlign - 1) / kPanelAlign * kPanelAlign);
+  }
+  const uint64_t end = blob.size();
+  std::memcpy(blob.data() + g.panels * 8, &end, sizeof(end));
+  std::shared_ptr<std::byte> memory = AllocateBytes(end + kPanelSlack);
+  std::memcpy(memory.get(), blob.data(), end);
+  LinearWeight weight;
+  weight.spec = spec;
+  weight.rows = rows;
+  weight.cols = cols;
+  weight.data = {memory.get(), static_cast<size_t>(end + kPanelSlack)};
+  weight.owner = std::move(memory);
+  return weight;
+}
+
+template <class Codec>
+void UnpackPanels(const LinearWeight& weight, int64_t begin, int64_t end, float* out) {
+  const WeightSpec& spec = weight.spec;
+  const PanelGeometry g = GeometryOf(spec, weight.rows, weight.cols);
+  uint16_t codes[kBlockWeights];
+  for (int64_t p = begin / kPanelRows; p * kPanelRows < end; ++p) {
+    const std::byte* scales = weight.data.data() + PanelOffset(weight, p);
+    const std::byte* in = scales + g.scale_bytes;
+    const int64_t row_begin = std::max(begin, p * kPanelRows);
+    const int64_t row_end = std::min(end, (p + 1) * kPanelRows);
+    for (int64_t b = 0; b < g.blocks; ++b) {
+      in = Codec::Decode(spec, in, codes);
+      const int64_t col_end = std::min(weight.cols - b * kBlockCols, kBlockCols);
+      for (int64_t row = row_begin; row < row_end; ++row) {
+        const int64_t lane = row - p * kPanelRows;
+        float scale = 1.0f;
+        if (g.groups > 0) {
+          uint16_t bits;
+          const int64_t index = b / g.group_blocks * kPanelRows + lane;
+          std::memcpy(&bits, scales + index * 2, sizeof(bits));
+          scale = Bf16ToF32(bits);
+        }
+        float* to = out + (row - begin) * weight.cols + b * kBlockCols;
+        for (int64_t c = 0; c < col_end; ++c)
+          to[c] = DecodeValue(spec.values, codes[BlockPosition(lane, c, g.cell)], scale);
+      }
+    }
+  }
+}
+
+template <class Codec>
+Result<int64_t> ValidatePanels(const LinearWeight& weight) {
+  HARROW_RETURN_IF_ERROR(ValidateSpec(weight.spec));
+  HARROW_RETURN_IF_ERROR(ValidateWeightShape(weight.rows, weight.cols));
+  const PanelGeometry g = GeometryOf(weight.spec, weight.rows, weight.cols);
+  HARROW_RETURN_IF_ERROR(ValidatePanelFrame(weight, g));
+  int64_t total = 0;
+  uint16_t codes[kBlockWeights];
+  for (int64_t p = 0; p < g.panels; ++p) {
+    const std::byte* in = weight.data.data() + PanelOffset(weight, p) + g.scale_bytes;
+    const std::byte* end = weight.data.data() + PanelOffset(weight, p + 1);
+    const int64_t rows = std::min(weight.rows - p * kPanelRows, kPanelRows);
+    for (int64_t b = 0; b < g.blocks; ++b) {
+      const int64_t cols = std::min(weight.cols - b * kBlockCols, kBlockCols);
+      int64_t nonzeros = 0;
+      const int64_t bytes =
+          Codec::Check(weight.spec, in, static_cast<uint64_t>(end - in), &nonzeros);
+      if (bytes < 0) {
+        return Corruption(
+            "{}: panel {}, block {}: masks and values do not fit the format or run "
+            "past the end of the panel",
+            SpecName(weight.spec), p, b);
+      }
+      if (rows < kPanelRows || cols < kBlockCols) {
+        Codec::Decode(weight.spec, in, codes);
+        const BlockCount count = CountBlock(codes, weight.spec.values, rows, cols);
+        if (!count.padding_is_zero) {
+          return Corruption("{}: panel {}, block {}: a weight outside [{}, {}] is not zero",
+                            SpecName(weight.spec), p, b, weight.rows, weight.cols);
+        }
+        nonzeros = count.nonzeros;
+      }
+      total += nonzeros;
+      in += bytes;
+    }
+    if (end - in >= kPanelAlign) {
+      return Corruption("{}: panel {} holds {} bytes more than its blocks", SpecName(weight.spec),
+                        p, end - in);
+    }
+  }
+  return total;
+}
+
+}  // namespace harrow
+
+#endif  // HARROW_FORMATS_PANEL_CODEC_H_

@@ -1,0 +1,108 @@
+// Eight lanes: AVX2 and FMA.
+#include "kernels/cpu/nonlinear.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/cpu/target_region.h"
+
+HARROW_TARGET_BEGIN("avx2,fma")
+namespace harrow {
+namespace {
+
+using V = __m256;
+constexpr int64_t kLanes = 8;
+constexpr int kTileVecs = 2;
+
+inline V Set(float x) {
+  return _mm256_set1_ps(x);
+}
+inline V Load(const float* p) {
+  return _mm256_loadu_ps(p);
+}
+inline void Store(float* p, V v) {
+  _mm256_storeu_ps(p, v);
+}
+inline __m256i FirstLanes(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n < kLanes ? n : kLanes)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline V LoadPart(const float* p, int64_t n) {
+  return _mm256_maskload_ps(p, FirstLanes(n));
+}
+inline void StorePart(float* p, V v, int64_t n) {
+  _mm256_maskstore_ps(p, FirstLanes(n), v);
+}
+inline V Add(V a, V b) {
+  return _mm256_add_ps(a, b);
+}
+inline V Sub(V a, V b) {
+  return _mm256_sub_ps(a, b);
+}
+inline V Mul(V a, V b) {
+  return _mm256_mul_ps(a, b);
+}
+inline V Div(V a, V b) {
+  return _mm256_div_ps(a, b);
+}
+inline V Fma(V a, V b, V c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+inline V Min(V a, V b) {
+  return _mm256_min_ps(a, b);
+}
+inline V Max(V a, V b) {
+  return _mm256_max_ps(a, b);
+}
+inline V RoundEven(V x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline V TimesPow2(V x, V n) {
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+}
+inline V KeepFrom(V x, float bound, V value) {
+  return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(bound), _CMP_NLT_UQ), value);
+}
+inline float ReduceAdd(V v) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+inline float ReduceMax(V v) {
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+// Pairs of rows, then quads within each 128-bit half, then the halves.
+inline void Transpose(V* rows) {
+  V pairs[8], quads[8];
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    quads[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+    quads[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
+    quads[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+    quads[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
+    rows[i + 4] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
+  }
+}
+
+}  // namespace
+}  // namespace harrow
+
+#include "kernels/cpu/nonlinear-inl.h"
+HARROW_TARGET_END
+
+namespace harrow {
+const NonlinearKernels kNonlinearAvx2 = kThisTier;
+}  // namespace harrow
+#endif  // defined(__x86_64__)

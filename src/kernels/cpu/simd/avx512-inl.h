@@ -1,0 +1,172 @@
+// The AVX-512 operations that kernels are written in. Included inside a tier's namespace and target
+// region; HARROW_NATIVE_BF16 says whether the tier has vdpbf16ps.
+//
+// F and I are 16 lanes of float32 and int32; Unit is 64 bytes of weight codes (formats/panel.h).
+
+using F = __m512;
+using I = __m512i;
+using Unit = __m512i;
+using UnitI8 = __m512i;  // 64 codes q + 128: what vpdpbusd takes
+
+// Shapes of register blocks. Micro-kernel: 2 panels x 12 tokens = 24 of 32 registers.
+constexpr int kMicroPanels = 2;
+constexpr int kMicroTokens = 12;
+constexpr int kFusedTokens = 8;
+constexpr int kRowTokens = 12;
+// vpdpbusd sees q + 128, so sums start at -128 * sum(x); and its scratch form is the stored form.
+constexpr bool kOffsetWeights = true;
+
+HARROW_INLINE F ZeroF() {
+  return _mm512_setzero_ps();
+}
+HARROW_INLINE F LoadF(const void* p) {
+  return _mm512_loadu_ps(p);
+}
+HARROW_INLINE void StoreF(float* p, F v) {
+  _mm512_storeu_ps(p, v);
+}
+HARROW_INLINE F BroadcastF(const void* p) {
+  float value;
+  __builtin_memcpy(&value, p, sizeof(value));
+  return _mm512_set1_ps(value);
+}
+HARROW_INLINE F Add(F a, F b) {
+  return _mm512_add_ps(a, b);
+}
+HARROW_INLINE F Mul(F a, F b) {
+  return _mm512_mul_ps(a, b);
+}
+// a * b + c
+HARROW_INLINE F Fma(F a, F b, F c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+HARROW_INLINE float Sum(F v) {
+  const __m256 low = _mm512_castps512_ps256(v);
+  const __m256 high = _mm512_extractf32x8_ps(v, 1);
+  const __m256 eight = _mm256_add_ps(low, high);
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+HARROW_INLINE F LoadF16(const void* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+}
+HARROW_INLINE F LoadBf16(const void* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+HARROW_INLINE I ZeroI() {
+  return _mm512_setzero_si512();
+}
+HARROW_INLINE I BroadcastI(const void* p) {
+  int32_t value;
+  __builtin_memcpy(&value, p, sizeof(value));
+  return _mm512_set1_epi32(value);
+}
+HARROW_INLINE I AddI(I a, I b) {
+  return _mm512_add_epi32(a, b);
+}
+HARROW_INLINE F ToF(I v) {
+  return _mm512_cvtepi32_ps(v);
+}
+
+HARROW_INLINE F AsF(Unit v) {
+  return _mm512_castsi512_ps(v);
+}
+HARROW_INLINE Unit AsUnit(F v) {
+  return _mm512_castps_si512(v);
+}
+HARROW_INLINE void StoreUnit(void* p, Unit v) {
+  _mm512_storeu_si512(p, v);
+}
+HARROW_INLINE UnitI8 LoadI8(const void* p) {
+  return _mm512_loadu_si512(p);
+}
+HARROW_INLINE UnitI8 LoadExpandedI8(const void* p) {
+  return _mm512_loadu_si512(p);
+}
+HARROW_INLINE void StoreExpandedI8(void* p, UnitI8 v) {
+  _mm512_storeu_si512(p, v);
+}
+// acc + w . x along each cell; x is one token's cell, the same for all rows.
+HARROW_INLINE I DotI8(I acc, UnitI8 w, I x) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
+  return acc;
+}
+// The two inputs of each bf16 cell as float32.
+HARROW_INLINE F EvenBf16(Unit w) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+}
+HARROW_INLINE F OddBf16(Unit w) {
+  return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(-65536)));
+}
+#if HARROW_NATIVE_BF16
+HARROW_INLINE F DotBf16(F acc, Unit w, Unit x) {
+  return _mm512_dpbf16_ps(acc, (__m512bh)w, (__m512bh)x);
+}
+#endif
+
+// The same value in a register of its own, as far as the compiler can see.
+HARROW_INLINE __m512 Pinned(__m512 v) {
+  __asm__("" : "+v"(v));
+  return v;
+}
+HARROW_INLINE __m512i Pinned(__m512i v) {
+  __asm__("" : "+v"(v));
+  return v;
+}
+
+// Where an expansion puts no code, this register shows through. It is laundered so that the
+// compiler cannot see a constant: with zero masking vpexpand waits for the old value of its
+// destination (Zen 4), which made loops twice as slow; a copy of a background register does not.
+struct Background {
+  Unit value;
+};
+HARROW_INLINE Background MakeBackground(int code) {
+  return {Pinned(_mm512_set1_epi8(static_cast<char>(code)))};
+}
+// Puts consecutive codes at `p` where `mask` has bits. Reads 64 bytes: a plain load and a register
+// expansion, because the memory form of vpexpand is 1.6 times slower where it crosses a line
+// (Zen 5); Pinned keeps the compiler from folding them.
+HARROW_INLINE Unit ExpandBf16(Background b, const void* p, uint32_t mask) {
+  return _mm512_mask_expand_epi16(b.value, mask, Pinned(_mm512_loadu_si512(p)));
+}
+HARROW_INLINE UnitI8 ExpandI8(Background b, const void* p, uint64_t mask) {
+  return _mm512_mask_expand_epi8(b.value, mask, Pinned(_mm512_loadu_si512(p)));
+}
+
+// Transposes 16 rows of 16 four-byte elements to 16 units of 64 bytes at `out`. Row i is
+// load(rows[i]).
+template <class Loader>
+HARROW_INLINE void TransposeToUnits(const std::byte* const* rows, std::byte* out) {
+  __m512i a[16];
+  __m512i b[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i)
+    a[i] = _mm512_castps_si512(Loader::Load(rows[i]));
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
+    b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    a[4 * i] = _mm512_unpacklo_epi64(b[4 * i], b[4 * i + 2]);
+    a[4 * i + 1] = _mm512_unpackhi_epi64(b[4 * i], b[4 * i + 2]);
+    a[4 * i + 2] = _mm512_unpacklo_epi64(b[4 * i + 1], b[4 * i + 3]);
+    a[4 * i + 3] = _mm512_unpackhi_epi64(b[4 * i + 1], b[4 * i + 3]);
+  }
+  // a[4 * i + j] holds column j of each 128-bit lane for rows 4i .. 4i + 3.
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512i low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88);
+    const __m512i high = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
+    const __m512i low2 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
+    const __m512i high2 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
+    _mm512_storeu_si512(out + (0 + j) * 64, _mm512_shuffle_i32x4(low, low2, 0x88));
+    _mm512_storeu_si512(out + (4 + j) * 64, _mm512_shuffle_i32x4(high, high2, 0x88));
+    _mm512_storeu_si512(out + (8 + j) * 64, _mm512_shuffle_i32x4(low, low2, 0xdd));
+    _mm512_storeu_si512(out + (12 + j) * 64, _mm512_shuffle_i32x4(high, high2, 0xdd));
+  }
+}

@@ -1,0 +1,174 @@
+#include "kernels/linear.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+
+#include "base/check.h"
+#include "formats/panel.h"
+#include "kernels/activation.h"
+#include "kernels/linear_kernel.h"
+
+namespace harrow {
+
+class LinearScratch {
+ public:
+  std::deque<PackedXBuffer> x;  // one per distinct XFormat of a call; references stay valid
+  std::vector<AlignedArray<std::byte>> threads;
+  struct Product {
+    const LinearOp* op;
+    const LinearKernel* kernel;
+    const PackedX* x;
+    uint64_t begin_byte;  // within the call
+  };
+  std::vector<Product> products;
+};
+
+namespace {
+
+bool RunsHere(const LinearKernel& kernel) {
+  return kernel.needs <= ActiveIsa();
+}
+
+bool AnyRunsHere(std::string_view prefix) {
+  const std::span<const LinearKernel> kernels = LinearKernels();
+  return std::any_of(kernels.begin(), kernels.end(), [prefix](const LinearKernel& kernel) {
+    return kernel.name.starts_with(prefix) && RunsHere(kernel);
+  });
+}
+
+std::string PrefixFromEnvironment() {
+  const char* text = std::getenv("HARROW_KERNEL");
+  if (text == nullptr || *text == '\0') return "";
+  if (!AnyRunsHere(text)) {
+    // Going on with another kernel would make a forced run lie.
+    std::fprintf(stderr, "harrow: HARROW_KERNEL=%s: no kernel of that name runs here\n", text);
+    std::exit(2);
+  }
+  return text;
+}
+
+std::string& ForcedPrefix() {
+  static std::string prefix = PrefixFromEnvironment();
+  return prefix;
+}
+
+const LinearKernel& ChooseKernel(const WeightSpec& spec) {
+  const std::string& forced = ForcedPrefix();
+  const LinearKernel* chosen = nullptr;
+  for (const LinearKernel& kernel : LinearKernels()) {
+    if (!RunsHere(kernel) || !kernel.supports(spec)) continue;
+    if (!forced.empty() && kernel.name.starts_with(forced)) return kernel;
+    if (chosen == nullptr) chosen = &kernel;
+  }
+  HARROW_CHECK(chosen != nullptr);
+  return *chosen;
+}
+
+uint64_t StreamBytes(const LinearWeight& weight) {
+  return weight.data.size();
+}
+
+// The row, a multiple of kTaskRows, nearest to where `byte` of the weight lies.
+int64_t RowAtByte(const LinearWeight& weight, uint64_t byte) {
+  if (byte >= StreamBytes(weight)) return weight.rows;
+  int64_t row;
+  if (weight.spec.format == FormatId::kDense) {
+    row = static_cast<int64_t>(static_cast<double>(byte) / static_cast<double>(weight.data.size()) *
+                               static_cast<double>(weight.rows));
+  } else {
+    // The last panel that starts at or before `byte`.
+    int64_t low = 0;
+    int64_t high = (weight.rows + kPanelRows - 1) / kPanelRows;
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      (PanelOffset(weight, middle) <= byte ? low : high) = middle;
+    }
+    row = low * kPanelRows;
+  }
+  return std::min((row + kTaskRows / 2) / kTaskRows * kTaskRows, weight.rows);
+}
+
+}  // namespace
+
+LinearScratch* NewLinearScratch() {
+  return new LinearScratch();
+}
+
+void DeleteLinearScratch(LinearScratch* scratch) {
+  delete scratch;
+}
+
+void Linear(const LinearContext& context, std::span<const LinearOp> ops, const float* x,
+            int64_t x_stride, int64_t m, int64_t k) {
+  if (m <= 0 || ops.empty()) return;
+  HARROW_CHECK(context.scratch != nullptr);
+  LinearScratch& scratch = *context.scratch;
+  const int threads = context.pool != nullptr ? context.pool->size() : 1;
+
+  size_t packed = 0;
+  uint64_t total_bytes = 0;
+  scratch.products.clear();
+  for (const LinearOp& op : ops) {
+    HARROW_CHECK(op.weight->cols == k);
+    const LinearKernel& kernel = ChooseKernel(op.weight->spec);
+    const XFormat format = kernel.x_format(op.weight->spec, m);
+    const PackedX* shared = nullptr;
+    for (size_t i = 0; i < packed; ++i) {
+      if (scratch.x[i].packed().format == format) shared = &scratch.x[i].packed();
+    }
+    if (shared == nullptr) {
+      if (packed == scratch.x.size()) scratch.x.emplace_back();
+      shared = &scratch.x[packed++].Pack(format, x, x_stride, m, k, context.pool);
+    }
+    scratch.products.push_back({&op, &kernel, shared, total_bytes});
+    total_bytes += StreamBytes(*op.weight);
+  }
+
+  scratch.threads.resize(std::max(scratch.threads.size(), static_cast<size_t>(threads)));
+  const auto run = [&](int thread) {
+    const uint64_t begin = total_bytes * static_cast<uint64_t>(thread) / threads;
+    const uint64_t end = total_bytes * static_cast<uint64_t>(thread + 1) / threads;
+    LinearTask task;
+    task.scratch = scratch.threads[static_cast<size_t>(thread)].Reserve(
+        static_cast<uint64_t>(LinearScratchBytes(m, k)));
+    for (const LinearScratch::Product& product : scratch.products) {
+      const LinearWeight& weight = *product.op->weight;
+      const uint64_t first = product.begin_byte;
+      if (end <= first || begin >= first + StreamBytes(weight)) continue;
+      task.weight = &weight;
+      task.x = product.x;
+      task.y = product.op->y;
+      task.y_stride = product.op->y_stride;
+      task.row_begin = begin <= first ? 0 : RowAtByte(weight, begin - first);
+      task.row_end = RowAtByte(weight, end - first);
+      if (task.row_begin < task.row_end) product.kernel->run(task);
+    }
+  };
+  if (threads > 1) {
+    context.pool->Run(run);
+  } else {
+    run(0);
+  }
+}
+
+std::string_view LinearKernelName(const LinearWeight& weight, int64_t) {
+  return ChooseKernel(weight.spec).name;
+}
+
+std::vector<LinearKernelInfo> ListLinearKernels() {
+  std::vector<LinearKernelInfo> list;
+  for (const LinearKernel& kernel : LinearKernels())
+    list.push_back({kernel.name, kernel.needs, RunsHere(kernel)});
+  return list;
+}
+
+Status ForceLinearKernel(std::string_view prefix) {
+  if (!prefix.empty() && !AnyRunsHere(prefix))
+    return NotFound("no linear kernel named {}... runs here", prefix);
+  ForcedPrefix() = std::string(prefix);
+  return OkStatus();
+}
+
+}  // namespace harrow

@@ -1,0 +1,99 @@
+// What a linear kernel is: an entry of the list in linear_list.cc. Internal to kernels/.
+#ifndef HARROW_KERNELS_LINEAR_KERNEL_H_
+#define HARROW_KERNELS_LINEAR_KERNEL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "formats/linear_weight.h"
+#include "kernels/isa.h"
+
+namespace harrow {
+
+// How x is rounded and stored for a kernel.
+enum class XElement : uint8_t {
+  kF32,
+  kF32RoundedToBf16,  // float32 that holds a bf16
+  kBf16,
+  kI8,  // symmetric, one scale per token and group
+};
+
+enum class XLayout : uint8_t {
+  kReference,  // float32 [m][k]; kI8: the integers as floats, and scales [m][groups]
+  kRows,       // [chunk of 64 bytes along k][m][64 bytes]; the last chunk is zero padded
+  kCells,      // per token block: [cell of 4 bytes along k][tokens of the block]; k is zero padded
+               // to a multiple of 32. kI8: scales and corrections [group][tokens of the block]
+};
+
+struct XFormat {
+  XElement element = XElement::kF32;
+  XLayout layout = XLayout::kReference;
+  int32_t group = 0;         // kI8: inputs that share a scale
+  int32_t block_tokens = 0;  // kCells: the most tokens a block may have
+
+  bool operator==(const XFormat&) const = default;
+};
+
+// x [m, k] in an XFormat.
+struct PackedX {
+  XFormat format;
+  int64_t m = 0;
+  int64_t k = 0;
+  int64_t units = 0;  // cells or chunks along k, padding included
+  int64_t groups = 0;
+  int64_t blocks = 0;  // token blocks; block b holds tokens [BlockBegin(b), BlockBegin(b + 1))
+  const std::byte* values = nullptr;
+  const float* scales = nullptr;
+  const int32_t* corrections = nullptr;  // -128 * sum of the group's integers
+
+  int64_t BlockBegin(int64_t b) const { return b * m / blocks; }
+};
+
+// A share of one product: rows [row_begin, row_end) of W for all tokens. row_begin is a multiple of
+// 32, row_end too unless it is the last row.
+struct LinearTask {
+  const LinearWeight* weight = nullptr;
+  const PackedX* x = nullptr;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+  int64_t row_begin = 0;
+  int64_t row_end = 0;
+  std::byte* scratch = nullptr;  // LinearScratchBytes(m, k), 64-byte aligned, of this thread
+};
+
+struct LinearKernel {
+  std::string_view name;
+  Isa needs = Isa::kScalar;
+  bool (*supports)(const WeightSpec&) = nullptr;
+  XFormat (*x_format)(const WeightSpec&, int64_t m) = nullptr;
+  void (*run)(const LinearTask&) noexcept = nullptr;
+};
+
+// Fastest first; the first that runs here and supports the weight is taken, the last takes all.
+std::span<const LinearKernel> LinearKernels();
+
+// Tasks are cut at multiples of this many rows: a pair of panels.
+inline constexpr int64_t kTaskRows = 32;
+
+// Inputs that a prefill kernel expands at a time: 2 panels of 4-byte cells in 32 KiB (bf16 and
+// f32 cells) keep the expanded weights and a token block in the first-level cache.
+inline constexpr int64_t kExpandUnits = 256;
+
+inline int64_t LinearScratchBytes(int64_t m, int64_t k) {
+  constexpr int64_t kExpanded = 2 * kExpandUnits * 64;
+  const int64_t padded_k = (k + 63) / 64 * 64;
+  // Expanded weights; then either 16 unpacked rows (reference) or a y tile of 32 rows.
+  return kExpanded + 16 * padded_k * 4 + m * kTaskRows * 4;
+}
+
+namespace ref {
+// Any format, any tier: unpacks rows and accumulates in double.
+XFormat LinearX(const WeightSpec& spec, int64_t m);
+void Linear(const LinearTask& task) noexcept;
+}  // namespace ref
+
+}  // namespace harrow
+
+#endif  // HARROW_KERNELS_LINEAR_KERNEL_H_

@@ -1,0 +1,343 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "base/float16.h"
+#include "formats/panel.h"
+#include "formats/testing.h"
+#include "kernels/activation.h"
+#include "kernels/linear.h"
+
+namespace harrow {
+namespace {
+
+using testing::AllSpecs;
+using testing::RandomWeight;
+
+using Scratch = std::unique_ptr<LinearScratch, LinearScratchDeleter>;
+
+std::vector<float> RandomX(int64_t count, Rng* rng) {
+  std::vector<float> x(static_cast<size_t>(count));
+  for (float& v : x)
+    v = static_cast<float>(rng->Normal());
+  return x;
+}
+
+// x as every kernel of the weight's value type must see it, and the float32 steps a fast kernel
+// may take per input besides the product itself.
+std::vector<double> RoundedX(const WeightSpec& spec, const std::vector<float>& x, int64_t k) {
+  std::vector<double> out(x.begin(), x.end());
+  if (spec.values == ValueType::kBf16) {
+    for (size_t i = 0; i < x.size(); ++i)
+      out[i] = static_cast<double>(Bf16ToF32(F32ToBf16(x[i])));
+  } else if (spec.values == ValueType::kI8) {
+    const int64_t group = ActivationGroup(spec.group);
+    std::vector<int8_t> q(static_cast<size_t>(group));
+    for (size_t row = 0; row < x.size(); row += static_cast<size_t>(k)) {
+      for (int64_t begin = 0; begin < k; begin += group) {
+        const int64_t count = std::min(group, k - begin);
+        const float scale = QuantizeGroup(&x[row + static_cast<size_t>(begin)], count, q.data());
+        for (int64_t i = 0; i < count; ++i) {
+          out[row + static_cast<size_t>(begin + i)] =
+              static_cast<double>(q[static_cast<size_t>(i)]) * static_cast<double>(scale);
+        }
+      }
+    }
+  }
+  return out;
+}
+
+// |y - exact| of any order of float32 accumulation: each of the K products and sums, and the few
+// scalings of a group, is off by at most one rounding of a partial sum that |w||x| bounds.
+double Bound(double absolute_sum, int64_t k) {
+  return static_cast<double>(k + 8) * 0x1p-24 * absolute_sum + 1e-30;
+}
+
+void ExpectProduct(const LinearWeight& weight, const std::vector<float>& x, int64_t m,
+                   const std::vector<float>& y, int64_t y_stride) {
+  const int64_t k = weight.cols;
+  const std::vector<double> rounded = RoundedX(weight.spec, x, k);
+  std::vector<float> w(static_cast<size_t>(weight.rows * k));
+  UnpackRows(weight, 0, weight.rows, w.data());
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t r = 0; r < weight.rows; ++r) {
+      double sum = 0;
+      double absolute = 0;
+      for (int64_t c = 0; c < k; ++c) {
+        const double product = static_cast<double>(w[static_cast<size_t>(r * k + c)]) *
+                               rounded[static_cast<size_t>(i * k + c)];
+        sum += product;
+        absolute += std::fabs(product);
+      }
+      const double got = static_cast<double>(y[static_cast<size_t>(i * y_stride + r)]);
+      ASSERT_NEAR(got, sum, Bound(absolute, k)) << "token " << i << ", row " << r;
+    }
+  }
+}
+
+constexpr float kGuard = -12345.75f;
+
+// Runs one product with y in a strided, guarded buffer and checks all of it.
+std::vector<float> RunLinear(const LinearWeight& weight, const std::vector<float>& x, int64_t m,
+                             int threads) {
+  const int64_t y_stride = weight.rows + 3;
+  std::vector<float> y(static_cast<size_t>(m * y_stride), kGuard);
+  ThreadPool pool(threads);
+  const Scratch scratch(NewLinearScratch());
+  const LinearOp op = {&weight, y.data(), y_stride};
+  Linear({&pool, scratch.get()}, {&op, 1}, x.data(), weight.cols, m, weight.cols);
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t r = weight.rows; r < y_stride; ++r)
+      EXPECT_EQ(y[static_cast<size_t>(i * y_stride + r)], kGuard) << "written past row " << i;
+  }
+  return y;
+}
+
+// One listed kernel, forced; skipped with a message where it cannot run.
+class LinearKernelTest : public ::testing::TestWithParam<LinearKernelInfo> {
+ protected:
+  void SetUp() override {
+    if (!GetParam().runs_here) GTEST_SKIP() << "this machine has no " << IsaName(GetParam().isa);
+    ASSERT_TRUE(ForceLinearKernel(GetParam().name).ok());
+  }
+  void TearDown() override { ASSERT_TRUE(ForceLinearKernel("").ok()); }
+
+  // Calls body(spec) for every spec that the forced kernel takes.
+  template <class Body>
+  void ForEachSpec(Body body) const {
+    for (const WeightSpec& spec : AllSpecs()) {
+      LinearWeight weight;
+      weight.spec = spec;
+      if (LinearKernelName(weight, 1) != GetParam().name) continue;
+      SCOPED_TRACE(SpecName(spec));
+      body(spec);
+    }
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Listed, LinearKernelTest, ::testing::ValuesIn(ListLinearKernels()),
+                         [](const auto& info) {
+                           std::string name(info.param.name);
+                           for (char& c : name) {
+                             if (c == '.') c = '_';
+                           }
+                           return name;
+                         });
+
+constexpr int64_t kTails[] = {1, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 129, 300};
+constexpr int64_t kTokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 24, 25, 33};
+constexpr double kDensities[] = {0, 0.1, 0.5, 0.9, 1};
+
+int64_t WholeGroups(const WeightSpec& spec, int64_t cols) {
+  return spec.of_m > 0 ? (cols + spec.of_m - 1) / spec.of_m * spec.of_m : cols;
+}
+
+// All tails, each with a few token counts in turn; and all token counts with one odd shape.
+TEST_P(LinearKernelTest, MatchesTheExactProduct) {
+  ForEachSpec([](const WeightSpec& spec) {
+    Rng rng(8);
+    size_t turn = 0;
+    const auto check = [&](int64_t rows, int64_t cols, int64_t m) {
+      const double density = kDensities[turn++ % std::size(kDensities)];
+      SCOPED_TRACE(::testing::Message()
+                   << rows << "x" << cols << ", M " << m << ", density " << density);
+      const std::vector<float> w = RandomWeight(spec, rows, cols, density, &rng);
+      const LinearWeight weight = PackWeight(spec, rows, cols, w.data()).value();
+      const std::vector<float> x = RandomX(m * cols, &rng);
+      ExpectProduct(weight, x, m, RunLinear(weight, x, m, 1), rows + 3);
+    };
+    for (const int64_t rows : kTails) {
+      for (const int64_t cols : kTails) {
+        // The large corners are covered by rows and columns that are large alone.
+        if (rows * cols <= 129 * 33)
+          check(rows, WholeGroups(spec, cols), kTokens[turn % std::size(kTokens)]);
+      }
+    }
+    for (const int64_t m : kTokens)
+      check(49, WholeGroups(spec, 1100), m);
+  });
+}
+
+TEST_P(LinearKernelTest, ThreadsDoNotChangeABit) {
+  ForEachSpec([](const WeightSpec& spec) {
+    Rng rng(9);
+    const int64_t cols = 384;
+    const std::vector<float> w = RandomWeight(spec, 200, cols, 0.4, &rng);
+    const LinearWeight weight = PackWeight(spec, 200, cols, w.data()).value();
+    for (const int64_t m : {1, 5, 30}) {
+      const std::vector<float> x = RandomX(m * cols, &rng);
+      const std::vector<float> one = RunLinear(weight, x, m, 1);
+      for (const int threads : {2, 3}) {
+        const std::vector<float> more = RunLinear(weight, x, m, threads);
+        EXPECT_EQ(0, std::memcmp(one.data(), more.data(), one.size() * sizeof(float)))
+            << "M " << m << ", " << threads << " threads";
+      }
+    }
+  });
+}
+
+// Weights lie in files at any address; nothing beyond their bytes may be read (ASan watches).
+TEST_P(LinearKernelTest, AnyAlignment) {
+  ForEachSpec([](const WeightSpec& spec) {
+    Rng rng(10);
+    const int64_t cols = 96;
+    const std::vector<float> w = RandomWeight(spec, 33, cols, 0.5, &rng);
+    const LinearWeight weight = PackWeight(spec, 33, cols, w.data()).value();
+    for (const int64_t m : {1, 3, 14}) {
+      const std::vector<float> x = RandomX(m * cols, &rng);
+      const std::vector<float> aligned = RunLinear(weight, x, m, 1);
+      for (const size_t shift : {1, 2, 33}) {
+        const size_t bytes = weight.data.size();
+        const std::unique_ptr<std::byte[]> memory(new std::byte[bytes + shift]);
+        std::memcpy(memory.get() + shift, weight.data.data(), bytes);
+        LinearWeight moved = weight;
+        moved.data = {memory.get() + shift, bytes};
+        const std::vector<float> y = RunLinear(moved, x, m, 1);
+        EXPECT_EQ(0, std::memcmp(aligned.data(), y.data(), y.size() * sizeof(float)));
+      }
+    }
+  });
+}
+
+// A non-finite activation shows in every output it reaches, in no other token, and does not
+// crash.
+TEST_P(LinearKernelTest, NonFiniteActivationsShow) {
+  ForEachSpec([](const WeightSpec& spec) {
+    Rng rng(11);
+    const int64_t cols = 128;
+    std::vector<float> w = RandomWeight(spec, 20, cols, 0.5, &rng);
+    const LinearWeight weight = PackWeight(spec, 20, cols, w.data()).value();
+    for (const int64_t m : {2, 14}) {
+      for (const float bad :
+           {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+        std::vector<float> x = RandomX(m * cols, &rng);
+        x[static_cast<size_t>(cols + 5)] = bad;
+        const std::vector<float> y = RunLinear(weight, x, m, 1);
+        for (int64_t r = 0; r < 20; ++r) {
+          EXPECT_TRUE(std::isfinite(y[static_cast<size_t>(r)]));
+          EXPECT_FALSE(std::isfinite(y[static_cast<size_t>(23 + r)]));
+        }
+      }
+    }
+  });
+}
+
+TEST(LinearTest, ProductsThatShareX) {
+  Rng rng(12);
+  const int64_t cols = 256;
+  for (const int64_t m : {1, 4, 20}) {
+    const std::vector<float> x = RandomX(m * cols, &rng);
+    std::vector<LinearWeight> weights;
+    for (const WeightSpec& spec : AllSpecs()) {
+      const int64_t rows = 16 + static_cast<int64_t>(weights.size()) * 7;
+      const std::vector<float> w = RandomWeight(spec, rows, WholeGroups(spec, cols), 0.5, &rng);
+      if (WholeGroups(spec, cols) == cols)
+        weights.push_back(PackWeight(spec, rows, cols, w.data()).value());
+    }
+    std::vector<std::vector<float>> ys;
+    std::vector<LinearOp> ops;
+    for (const LinearWeight& weight : weights)
+      ys.emplace_back(static_cast<size_t>(m * weight.rows), kGuard);
+    for (size_t i = 0; i < weights.size(); ++i)
+      ops.push_back({&weights[i], ys[i].data(), weights[i].rows});
+    ThreadPool pool(3);
+    const Scratch scratch(NewLinearScratch());
+    Linear({&pool, scratch.get()}, ops, x.data(), cols, m, cols);
+    for (size_t i = 0; i < weights.size(); ++i) {
+      SCOPED_TRACE(SpecName(weights[i].spec));
+      ExpectProduct(weights[i], x, m, ys[i], weights[i].rows);
+    }
+  }
+}
+
+TEST(LinearTest, StridedX) {
+  Rng rng(13);
+  const WeightSpec spec = ParseSpec("bitmask-i8").value();
+  const std::vector<float> w = RandomWeight(spec, 32, 64, 0.5, &rng);
+  const LinearWeight weight = PackWeight(spec, 32, 64, w.data()).value();
+  const std::vector<float> x = RandomX(2 * 100, &rng);
+  std::vector<float> close(x.begin(), x.begin() + 64);
+  close.insert(close.end(), x.begin() + 100, x.begin() + 164);
+  std::vector<float> y(64);
+  const Scratch scratch(NewLinearScratch());
+  const LinearOp op = {&weight, y.data(), 32};
+  Linear({nullptr, scratch.get()}, {&op, 1}, x.data(), 100, 2, 64);
+  ExpectProduct(weight, close, 2, y, 32);
+}
+
+TEST(DispatchTest, TheListEndsWithTheReferenceAndNamesAreUnique) {
+  const std::vector<LinearKernelInfo> list = ListLinearKernels();
+  ASSERT_FALSE(list.empty());
+  EXPECT_EQ(list.back().name, "linear.ref");
+  EXPECT_TRUE(list.back().runs_here);
+  for (size_t i = 0; i < list.size(); ++i) {
+    for (size_t j = 0; j < i; ++j)
+      EXPECT_NE(list[i].name, list[j].name);
+  }
+}
+
+TEST(DispatchTest, EveryTierHasAKernelForEverySpec) {
+  const Isa before = ActiveIsa();
+  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+    if (isa > before) {
+      EXPECT_EQ(SetIsaLimit(isa).ok(), isa <= DetectedIsa());
+      continue;
+    }
+    ASSERT_TRUE(SetIsaLimit(isa).ok());
+    for (const WeightSpec& spec : AllSpecs()) {
+      LinearWeight weight;
+      weight.spec = spec;
+      EXPECT_TRUE(LinearKernelName(weight, 1).ends_with(IsaName(isa)))
+          << LinearKernelName(weight, 1) << " for " << SpecName(spec);
+    }
+  }
+  ASSERT_TRUE(SetIsaLimit(Isa::kScalar).ok());
+  LinearWeight weight;
+  EXPECT_EQ(LinearKernelName(weight, 1), "linear.ref");
+  ASSERT_TRUE(SetIsaLimit(before).ok());
+}
+
+TEST(DispatchTest, ForcingWhatIsNotThereFails) {
+  EXPECT_FALSE(ForceLinearKernel("linear.csr").ok());
+  EXPECT_TRUE(ForceLinearKernel("linear.ref").ok());
+  LinearWeight weight;
+  EXPECT_EQ(LinearKernelName(weight, 1), "linear.ref");
+  EXPECT_TRUE(ForceLinearKernel("").ok());
+}
+
+TEST(QuantizeTest, RoundsToNearestWithinHalfAStep) {
+  Rng rng(14);
+  for (int round = 0; round < 100; ++round) {
+    const std::vector<float> x = RandomX(128, &rng);
+    int8_t q[128];
+    const float scale = QuantizeGroup(x.data(), 128, q);
+    int largest = 0;
+    for (size_t i = 0; i < 128; ++i) {
+      largest = std::max(largest, std::abs(static_cast<int>(q[i])));
+      // Half a step, and the two roundings of 127 / max and of the product.
+      EXPECT_NEAR(static_cast<double>(q[i]) * static_cast<double>(scale), static_cast<double>(x[i]),
+                  static_cast<double>(scale) * (0.5 + 127 * 0x1p-22));
+    }
+    EXPECT_EQ(largest, 127);
+  }
+}
+
+TEST(QuantizeTest, Edges) {
+  int8_t q[2] = {1, 1};
+  const float zeros[2] = {0, -0.0f};
+  EXPECT_EQ(QuantizeGroup(zeros, 2, q), 0.0f);
+  EXPECT_EQ(q[0], 0);
+  const float ends[2] = {-3e38f, 3e38f};
+  EXPECT_TRUE(std::isfinite(QuantizeGroup(ends, 2, q)));
+  EXPECT_EQ(q[0], -127);
+  EXPECT_EQ(q[1], 127);
+  const float tiny[2] = {1e-40f, 0};
+  EXPECT_EQ(QuantizeGroup(tiny, 2, q), 0.0f);
+  const float bad[2] = {1, std::numeric_limits<float>::quiet_NaN()};
+  EXPECT_TRUE(std::isnan(QuantizeGroup(bad, 2, q)));
+}
+
+}  // namespace
+}  // namespace harrow

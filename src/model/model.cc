@@ -1,0 +1,176 @@
+// Binding, loading and releasing weights.
+#include "model/model.h"
+
+#include <algorithm>
+#include <set>
+
+#include "base/check.h"
+#include "model/family.h"
+
+namespace harrow {
+namespace {
+
+std::string PackedName(const std::string& name) {
+  return name + std::string(kPackedSuffix);
+}
+
+// Runs load(i) for i in [0, count), in parallel where `parallel`; the error of the lowest index
+// wins.
+template <class LoadOne>
+Status LoadAll(int64_t count, bool parallel, const LoadOne& load) {
+  std::vector<Status> statuses(static_cast<size_t>(count));
+  ThreadPool pool(parallel ? 0 : 1);
+  pool.ParallelFor(count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      statuses[static_cast<size_t>(i)] = load(i);
+  });
+  for (Status& status : statuses) {
+    if (!status.ok()) return std::move(status);
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Model>> Model::Bind(const HfConfig& config) {
+  const FamilyBinder bind = FindFamily(config.architecture);
+  if (bind == nullptr) {
+    return Unsupported("architecture \"{}\" (supported: {})", config.architecture,
+                       SupportedArchitectures());
+  }
+  ModelLayout layout;
+  HARROW_RETURN_IF_ERROR(bind(config, &layout).At("config.json"));
+  std::unique_ptr<Model> model(new Model());
+  model->config_ = std::move(layout.config);
+  model->hf_config_ = config;
+  model->embedding_ = std::move(layout.embedding);
+  model->head_ = std::move(layout.head);
+  model->final_norm_name_ = std::move(layout.final_norm_name);
+  model->blocks_ = std::move(layout.blocks);
+  return model;
+}
+
+Result<std::unique_ptr<Model>> Model::Load(std::shared_ptr<const Checkpoint> checkpoint,
+                                           const LoadOptions& options) {
+  auto bound = Bind(checkpoint->config());
+  if (!bound.ok()) return bound.status().At(checkpoint->directory());
+  std::unique_ptr<Model> model = std::move(bound).value();
+  model->checkpoint_ = std::move(checkpoint);
+
+  if (model->config_.tied_head) {
+    LinearLayer& embedding = model->embedding_;
+    if (!model->IsStored(embedding.name) && model->IsStored(model->head_.name))
+      embedding.name = model->head_.name;
+    model->head_.name = embedding.name;
+  }
+  std::vector<LinearLayer*> layers = {&model->embedding_};
+  if (!model->config_.tied_head) layers.push_back(&model->head_);
+  for (Block& block : model->blocks_) {
+    for (LinearLayer* linear : block.linears()) {
+      if (options.lazy_blocks) {
+        HARROW_RETURN_IF_ERROR(model->CheckStored(linear->name, {linear->rows, linear->cols}));
+      } else {
+        layers.push_back(linear);
+      }
+    }
+    for (const std::string& norm : {block.attention_norm_name, block.ffn_norm_name})
+      HARROW_RETURN_IF_ERROR(model->CheckStored(norm, {model->config_.hidden}));
+  }
+  // Only packed weights cost anything: their checksums and structure are verified.
+  const bool parallel = !model->hf_config_.packed.empty();
+  HARROW_RETURN_IF_ERROR(LoadAll(static_cast<int64_t>(layers.size()), parallel, [&](int64_t i) {
+    return model->LoadLinear(layers[static_cast<size_t>(i)]);
+  }));
+  if (model->config_.tied_head) model->head_.weight = model->embedding_.weight;
+  HARROW_RETURN_IF_ERROR(model->LoadNorm(model->final_norm_name_, &model->final_norm_));
+  if (!options.lazy_blocks) {
+    for (Block& block : model->blocks_) {
+      HARROW_RETURN_IF_ERROR(model->LoadNorm(block.attention_norm_name, &block.attention_norm));
+      HARROW_RETURN_IF_ERROR(model->LoadNorm(block.ffn_norm_name, &block.ffn_norm));
+    }
+  }
+  return model;
+}
+
+Status Model::LoadLinear(LinearLayer* layer) const {
+  HARROW_ASSIGN_OR_RETURN(layer->weight,
+                          checkpoint_->Linear(layer->name, layer->rows, layer->cols));
+  return OkStatus();
+}
+
+Status Model::LoadNorm(const std::string& name, std::vector<float>* norm) const {
+  HARROW_ASSIGN_OR_RETURN(*norm, checkpoint_->Float32(name, {config_.hidden}));
+  return OkStatus();
+}
+
+bool Model::IsStored(const std::string& name) const {
+  return hf_config_.packed.contains(name) || checkpoint_->tensors().Contains(name);
+}
+
+Status Model::CheckStored(const std::string& name, const Shape& shape) const {
+  const auto packed = hf_config_.packed.find(name);
+  Shape found;
+  if (packed != hf_config_.packed.end()) {
+    found = {packed->second.rows, packed->second.cols};
+    HARROW_RETURN_IF_ERROR(checkpoint_->tensors().Find(PackedName(name)).status());
+  } else {
+    HARROW_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->tensors().Find(name));
+    found = view.shape;
+  }
+  if (found == shape) return OkStatus();
+  return Corruption("{}: tensor {}: shape {}, expected {}", checkpoint_->directory(), name,
+                    ShapeToString(found), ShapeToString(shape));
+}
+
+Status Model::LoadBlock(int32_t index) {
+  HARROW_CHECK(checkpoint_ != nullptr);
+  Block& block = blocks_.at(static_cast<size_t>(index));
+  for (LinearLayer* linear : block.linears())
+    HARROW_RETURN_IF_ERROR(LoadLinear(linear));
+  HARROW_RETURN_IF_ERROR(LoadNorm(block.attention_norm_name, &block.attention_norm));
+  return LoadNorm(block.ffn_norm_name, &block.ffn_norm);
+}
+
+void Model::ReleaseBlock(int32_t index) {
+  Block& block = blocks_.at(static_cast<size_t>(index));
+  for (LinearLayer* linear : block.linears()) {
+    linear->weight = LinearWeight();
+    if (checkpoint_ == nullptr) continue;
+    const bool packed = hf_config_.packed.contains(linear->name);
+    const auto view = checkpoint_->tensors().Find(packed ? PackedName(linear->name) : linear->name);
+    if (view.ok()) checkpoint_->tensors().DropResident(*view);
+  }
+}
+
+uint64_t Model::WeightBytesPerToken() const {
+  uint64_t bytes = head_.weight.data.size() + final_norm_.size() * sizeof(float);
+  bytes += embedding_.weight.data.size() / static_cast<uint64_t>(config_.vocab);
+  for (const Block& block : blocks_) {
+    for (const LinearLayer* linear : block.linears())
+      bytes += linear->weight.data.size();
+    bytes += (block.attention_norm.size() + block.ffn_norm.size()) * sizeof(float);
+  }
+  return bytes;
+}
+
+uint64_t Model::ResidentBytes() const {
+  const uint64_t embedding = embedding_.weight.data.size();
+  const uint64_t row = embedding / static_cast<uint64_t>(config_.vocab);
+  const bool shared = head_.weight.data.data() == embedding_.weight.data.data();
+  return WeightBytesPerToken() - row + (shared ? 0 : embedding);
+}
+
+std::vector<std::string> Model::KernelNames(int64_t m) const {
+  std::set<std::string> names;
+  const auto add = [&](const LinearLayer& layer) {
+    if (!layer.weight.empty()) names.emplace(LinearKernelName(layer.weight, m));
+  };
+  add(head_);
+  for (const Block& block : blocks_) {
+    for (const LinearLayer* linear : block.linears())
+      add(*linear);
+  }
+  return {names.begin(), names.end()};
+}
+
+}  // namespace harrow
