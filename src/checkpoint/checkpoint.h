@@ -47,8 +47,9 @@ class Checkpoint {
 // renames its content at the end, so an interrupted run leaves nothing that looks whole, and a
 // later run with the same `resume_key` finds its finished shards again (those whose size and
 // checksum still match). After any error the next step is a new Create. Without Finish the
-// destructor keeps the work folder if there is a resume_key, and removes it if not. Not thread
-// safe; one writer, in any process, per directory. docs/formats/checkpoint.md.
+// destructor keeps the work folder if there is a resume_key, and removes it if not. After Create
+// callers may keep notes of their own in the work folder; they last until Finish. Not thread safe;
+// one writer, in any process, per directory. docs/formats/checkpoint.md.
 class CheckpointWriter {
  public:
   struct Options {
