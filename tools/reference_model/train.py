@@ -57,6 +57,16 @@ def loss_of(model, ids, lengths):
     return F.cross_entropy(model.logits(hidden).float().flatten(0, 1), targets.flatten(), ignore_index=-100)
 
 
+def hardware(device):
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            return next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "CPU"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
@@ -195,7 +205,7 @@ def main():
             gap[name] = scoring.rows_loss(model, rows[pick], lengths[pick], args.device)
     report = {"arguments": {k: v for k, v in vars(args).items() if k not in ("data", "out")},
               "parameters": model.parameter_count(), "steps": step, "tokens": tokens, "seconds": round(spent, 1),
-              "tokens_per_second": round(tokens / spent), "torch": torch.__version__,
+              "tokens_per_second": round(tokens / spent), "torch": torch.__version__, "hardware": hardware(args.device),
               "train_loss": {k: round(v, 4) for k, v in gap.items()},
               "valid_loss": {"generated": round(losses[0], 4), "prose": round(losses[1], 4)},
               "valid_tasks": {k: v for k, v in table.items() if " " not in k}}
