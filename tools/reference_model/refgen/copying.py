@@ -97,10 +97,12 @@ def retrieve(world, rng, split, distance):
     return " ".join(before + [entries[0][2]] + after), entries
 
 
+_RANGES = ((8, 32),) * 3 + ((32, 64),) * 3 + ((64, 128),) * 2 + ((128, 256), (256, DISTANCES[-1]))
+
+
 def _distance(rng):
-    """Training draws distances evenly on a logarithmic scale, up to the largest one tested."""
-    low, high = rng.choice(((8, 32), (32, 64), (64, 128), (128, 256), (256, DISTANCES[-1])))
-    return rng.between(low, high)
+    """Training sees every distance up to the largest one tested; short ones, which cost few tokens, more often."""
+    return rng.between(*rng.choice(_RANGES))
 
 
 def word_list(world, rng, split):
