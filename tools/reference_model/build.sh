@@ -24,7 +24,7 @@ for act in silu relu; do
   name=harrow-tiny; [ $act = silu ] || name=harrow-tiny-relu
   [ -s "$work/$name/train.json" ] && continue
   nice -n 10 "$python" $here/train.py --data "$work/data" --out "$work/$name" --act $act --size "${SIZE:-small}" \
-    --rows "${ROWS:-8}" --lr "${LR:-2e-3}" --minutes "${MINUTES:-0}" --threads "${THREADS:-1}" >> "$work/$name.log" 2>&1 &
+    --rows "${ROWS:-4}" --lr "${LR:-1.5e-3}" --minutes "${MINUTES:-0}" --threads "${THREADS:-1}" >> "$work/$name.log" 2>&1 &
   pids+=($!)
   [ -z "${SEQUENTIAL:-}" ] || wait $!
 done

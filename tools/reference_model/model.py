@@ -169,7 +169,9 @@ def save(model, folder, end_token):
 
     os.makedirs(folder, exist_ok=True)
     tensors = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    path = os.path.join(folder, "model.safetensors")
+    save_file(tensors, path, metadata={"format": "pt"})
+    os.chmod(path, 0o644)  # the library writes it for the owner alone
     generation = {"bos_token_id": end_token, "eos_token_id": end_token, "do_sample": False}
     for name, content in (("config.json", model.config.to_huggingface(end_token)), ("generation_config.json", generation)):
         with open(os.path.join(folder, name), "w", encoding="utf-8") as f:

@@ -35,7 +35,7 @@ def row_losses(model, ids):
 
 
 @torch.no_grad()
-def choice_scores(model, tokenizer, items, device, rows_per_batch=64):
+def choice_scores(model, tokenizer, items, device, rows_per_batch=32):
     """For each item the summed log-likelihood of each choice."""
     rows = []
     for n, item in enumerate(items):
@@ -52,9 +52,13 @@ def choice_scores(model, tokenizer, items, device, rows_per_batch=64):
         ids = torch.zeros(len(batch), width, dtype=torch.long)
         for i, row in enumerate(batch):
             ids[i, :row[0]] = torch.tensor(row[4])
-        losses = row_losses(model, ids.to(device)).double().cpu()
-        for i, (length, choice, n, c, _) in enumerate(batch):
-            scores[n][c] = -losses[i, length - 1 - choice:length - 1].sum().item()
+        # Only the positions before a choice's tokens are scored: position p predicts token p + 1.
+        where = [(i, p) for i, row in enumerate(batch) for p in range(row[0] - row[1] - 1, row[0] - 1)]
+        at, position = (torch.tensor(x) for x in zip(*where))
+        hidden = model(ids[:, :-1].to(device))[at.to(device), position.to(device)]
+        losses = F.cross_entropy(model.logits(hidden).float(), ids[at, position + 1].to(device), reduction="none")
+        for (i, _), loss in zip(where, losses.double().tolist()):
+            scores[batch[i][2]][batch[i][3]] -= loss
     return scores
 
 
