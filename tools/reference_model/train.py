@@ -28,6 +28,7 @@ import model as llama
 import scoring
 
 SIZES = {  # hidden, FFN, layers, heads, KV heads: every width a multiple of 128
+    "demo": (128, 384, 4, 4, 2),  # 0.9 M with 1,024 pieces: what scripts/demo.sh runs on until the others are trained
     "small": (256, 640, 6, 4, 2),
     "base": (384, 896, 6, 6, 2),
 }
