@@ -87,8 +87,10 @@ std::string ToText(std::string_view name, T& value) {
     return value ? ToText(name, *value) : "-";
   } else if constexpr (kIsVector<T>) {
     std::string text;
-    for (auto& element : value)
-      text += (text.empty() ? "" : ", ") + ToText("", element);
+    for (auto& element : value) {
+      if (!text.empty()) text += ", ";
+      text += ToText("", element);
+    }
     return text.empty() ? "-" : text;
   } else {
     const bool size = name == "bytes" || name.ends_with("_bytes");
