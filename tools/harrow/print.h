@@ -171,6 +171,9 @@ std::string TypeName() {
   }
 }
 
+// For a cell of a Markdown table.
+std::string EscapeCell(std::string text);
+
 // Rows of a Markdown table (field, type, meaning); members of structs as "outer.inner" and
 // "list[].inner".
 template <class T>
@@ -179,7 +182,8 @@ std::string FieldDocs(const std::string& prefix = "") {
   T record;
   record.Visit([&](const char* name, auto& field, const char* help, auto&&...) {
     using Field = std::remove_reference_t<decltype(field)>;
-    text += fmt::format("| `{}{}` | {} | {} |\n", prefix, name, TypeName<Field>(), help);
+    text +=
+        fmt::format("| `{}{}` | {} | {} |\n", prefix, name, TypeName<Field>(), EscapeCell(help));
     if constexpr (Record<Field>) {
       text += FieldDocs<Field>(prefix + name + ".");
     } else if constexpr (RecordList<Field>) {
