@@ -11,12 +11,13 @@ WeightSpec ChooseSpec(const LayerWork& layer, ValueType source, bool dense) {
   best.format = i8 ? FormatId::kDensePanel : FormatId::kDense;
   best.values = i8 ? ValueType::kI8 : source;
   best.group = layer.quant_group;
-  if (dense || !layer.requested_sparsity) return best;
+  if (dense) return best;
 
   WeightSpec bitmask = best;
   bitmask.format = FormatId::kBitmask;
   if (!i8) bitmask.values = ValueType::kBf16;
-  std::vector<WeightSpec> candidates = {bitmask};
+  // At equal size N:M comes first: its positions are fixed, its groups equally long.
+  std::vector<WeightSpec> candidates;
   if (layer.pattern) {
     WeightSpec nm = bitmask;
     nm.format = FormatId::kNm;
@@ -24,6 +25,7 @@ WeightSpec ChooseSpec(const LayerWork& layer, ValueType source, bool dense) {
     nm.of_m = layer.pattern->of;
     candidates.push_back(nm);
   }
+  candidates.push_back(bitmask);
   const int64_t nonzeros =
       std::count_if(layer.w.begin(), layer.w.end(), [](float value) { return value != 0.0f; });
   uint64_t bytes = AnalyzeWeight(best, layer.rows, layer.cols, nonzeros);

@@ -38,6 +38,7 @@ constexpr LinearKernel kLinear[] = {
 #if defined(__x86_64__)
     HARROW_TIER(avx512bf16, Isa::kAvx512Bf16),
     HARROW_TIER(avx512, Isa::kAvx512),
+    HARROW_TIER(avx2, Isa::kAvx2),
 #endif
     {"linear.ref", Isa::kScalar, Always, ref::LinearX, ref::Linear},
 };

@@ -123,8 +123,8 @@ Status Model::CheckStored(const std::string& name, const Shape& shape) const {
 }
 
 Status Model::LoadBlock(int32_t index) {
-  HARROW_CHECK(checkpoint_ != nullptr);
-  Block& block = blocks_.at(static_cast<size_t>(index));
+  HARROW_CHECK(checkpoint_ != nullptr && index >= 0 && index < config_.layers);
+  Block& block = blocks_[static_cast<size_t>(index)];
   for (LinearLayer* linear : block.linears())
     HARROW_RETURN_IF_ERROR(LoadLinear(linear));
   HARROW_RETURN_IF_ERROR(LoadNorm(block.attention_norm_name, &block.attention_norm));
@@ -132,7 +132,8 @@ Status Model::LoadBlock(int32_t index) {
 }
 
 void Model::ReleaseBlock(int32_t index) {
-  Block& block = blocks_.at(static_cast<size_t>(index));
+  HARROW_CHECK(index >= 0 && index < config_.layers);
+  Block& block = blocks_[static_cast<size_t>(index)];
   for (LinearLayer* linear : block.linears()) {
     linear->weight = LinearWeight();
     if (checkpoint_ == nullptr) continue;

@@ -73,8 +73,9 @@ void ExpectError(const Status& status, StatusCode code, const std::vector<std::s
     EXPECT_NE(status.message().find(part), std::string::npos) << status.ToString();
 }
 
-std::vector<float> Hidden(const Model& model, const std::vector<int32_t>& ids, int64_t batch) {
-  ThreadPool pool(1);
+std::vector<float> Hidden(const Model& model, const std::vector<int32_t>& ids, int64_t batch,
+                          int threads = 1) {
+  ThreadPool pool(threads);
   auto state = NewForwardState(&pool, batch);
   const int64_t count = static_cast<int64_t>(ids.size());
   auto kv = NewContiguousKv(model.config(), model.config().layers, count);
@@ -374,6 +375,19 @@ TEST(Forward, StepsOfAnySizeGiveTheSameHiddenStates) {
     for (size_t i = 0; i < whole.size(); ++i)
       ASSERT_NEAR(stepped[i], whole[i], bound);
   }
+}
+
+// Wide enough for the element-wise steps to be cut between threads.
+TEST(Forward, ThreadsDoNotChangeTheResult) {
+  HfConfig config = SmallConfig();
+  config.hidden_size = 1024;
+  config.intermediate_size = 1500;
+  config.head_dim = 256;
+  config.num_hidden_layers = 1;
+  const std::unique_ptr<Model> model = MakeRandom(config);
+  ASSERT_NE(model, nullptr);
+  const std::vector<int32_t> ids = SomeIds(70, 80);
+  EXPECT_EQ(Hidden(*model, ids, 512, 3), Hidden(*model, ids, 512, 1));
 }
 
 TEST(Forward, NamesTokensOutsideTheVocabulary) {

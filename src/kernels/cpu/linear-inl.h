@@ -156,11 +156,6 @@ struct MathBf16 : MathF32 {
 };
 #endif
 
-// Independent partial sums per output: enough in total to hide the latency of the dot product.
-constexpr int Partials(int tokens) {
-  return tokens == 1 ? 4 : tokens <= 4 ? 2 : 1;
-}
-
 template <int... i>
 using Ints = std::integer_sequence<int, i...>;
 template <int n>
@@ -585,8 +580,8 @@ void Expanded(const LinearTask& task) noexcept {
       for (int64_t b = 0; b < x.blocks; ++b) {
         const int64_t token = x.BlockBegin(b);
         const int64_t tokens = x.BlockBegin(b + 1) - token;
-        const MicroFn micro = panels == 2 ? MicroOf<Math, 2>(tokens, MicroTokens())
-                                          : MicroOf<Math, 1>(tokens, MicroTokens());
+        const MicroFn micro = panels == 1 ? MicroOf<Math, 1>(tokens, MicroTokens())
+                                          : MicroOf<Math, kMicroPanels>(tokens, MicroTokens());
         micro(scratch.panels, x.values + (token * x.units + begin * tokens) * 4, units, begin == 0,
               scratch.tile + token * kTaskRows);
       }

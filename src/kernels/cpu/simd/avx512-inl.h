@@ -13,6 +13,10 @@ constexpr int kMicroPanels = 2;
 constexpr int kMicroTokens = 12;
 constexpr int kFusedTokens = 8;
 constexpr int kRowTokens = 12;
+// Independent partial sums per output: enough in total to hide the latency of the dot product.
+constexpr int Partials(int tokens) {
+  return tokens == 1 ? 4 : tokens <= 4 ? 2 : 1;
+}
 // vpdpbusd sees q + 128, so sums start at -128 * sum(x); and its scratch form is the stored form.
 constexpr bool kOffsetWeights = true;
 

@@ -1,0 +1,227 @@
+// The AVX2 twin of avx512-inl.h: the same operations on pairs of 32-byte registers. Included inside
+// the tier's namespace and target region, after simd/expand_tables.h.
+
+struct F {
+  __m256 a, b;
+};
+struct I {
+  __m256i a, b;
+};
+struct Unit {
+  __m256i a, b;
+};
+// Signed codes q: vpmaddubsw wants one unsigned factor, and |q| serves better than q + 128, whose
+// products could overflow 16 bits.
+struct UnitI8 {
+  __m256i a, b;
+};
+
+// 16 registers: 1 panel x 4 tokens = 8 sums, and the int8 product needs several temporaries.
+constexpr int kMicroPanels = 1;
+constexpr int kMicroTokens = 4;
+constexpr int kFusedTokens = 4;
+constexpr int kRowTokens = 4;
+constexpr int Partials(int tokens) {
+  return tokens == 1 ? 4 : tokens == 2 ? 2 : 1;
+}
+constexpr bool kOffsetWeights = false;
+
+HARROW_INLINE __m256i Load32(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+HARROW_INLINE const uint8_t* After(const void* p, int64_t bytes) {
+  return static_cast<const uint8_t*>(p) + bytes;
+}
+
+HARROW_INLINE F ZeroF() {
+  return {_mm256_setzero_ps(), _mm256_setzero_ps()};
+}
+HARROW_INLINE F LoadF(const void* p) {
+  const float* from = static_cast<const float*>(p);
+  return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)};
+}
+HARROW_INLINE void StoreF(float* p, F v) {
+  _mm256_storeu_ps(p, v.a);
+  _mm256_storeu_ps(p + 8, v.b);
+}
+HARROW_INLINE F BroadcastF(const void* p) {
+  const __m256 v = _mm256_broadcast_ss(static_cast<const float*>(p));
+  return {v, v};
+}
+HARROW_INLINE F Add(F x, F y) {
+  return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+}
+HARROW_INLINE F Mul(F x, F y) {
+  return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+}
+HARROW_INLINE F Fma(F x, F y, F z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+HARROW_INLINE float Sum(F v) {
+  const __m256 eight = _mm256_add_ps(v.a, v.b);
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+HARROW_INLINE F LoadF16(const void* p) {
+  const __m256i v = Load32(p);
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(v)),
+          _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1))};
+}
+HARROW_INLINE F LoadBf16(const void* p) {
+  const __m256i v = Load32(p);
+  const __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(v));
+  const __m256i high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(high, 16))};
+}
+
+HARROW_INLINE I ZeroI() {
+  return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+HARROW_INLINE I BroadcastI(const void* p) {
+  int32_t value;
+  __builtin_memcpy(&value, p, sizeof(value));
+  const __m256i v = _mm256_set1_epi32(value);
+  return {v, v};
+}
+HARROW_INLINE I AddI(I x, I y) {
+  return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+HARROW_INLINE F ToF(I v) {
+  return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)};
+}
+
+HARROW_INLINE UnitI8 LoadExpandedI8(const void* p) {
+  return {Load32(p), Load32(After(p, 32))};
+}
+HARROW_INLINE void StoreExpandedI8(void* p, UnitI8 v) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), v.a);
+  _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, v.b);
+}
+HARROW_INLINE UnitI8 LoadI8(const void* p) {
+  const __m256i offset = _mm256_set1_epi8(-128);
+  return {_mm256_xor_si256(Load32(p), offset), _mm256_xor_si256(Load32(After(p, 32)), offset)};
+}
+// w . x of 32 signed bytes: |w| times x with w's sign. Both are at most 127, so the pair sums stay
+// below 2^15.
+HARROW_INLINE __m256i DotHalf(__m256i acc, __m256i w, __m256i x) {
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+HARROW_INLINE I DotI8(I acc, UnitI8 w, I x) {
+  return {DotHalf(acc.a, w.a, x.a), DotHalf(acc.b, w.b, x.b)};
+}
+HARROW_INLINE F EvenBf16(Unit w) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(w.a, 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(w.b, 16))};
+}
+HARROW_INLINE F OddBf16(Unit w) {
+  const __m256i high = _mm256_set1_epi32(-65536);
+  return {_mm256_castsi256_ps(_mm256_and_si256(w.a, high)),
+          _mm256_castsi256_ps(_mm256_and_si256(w.b, high))};
+}
+
+// The same value in registers of its own, as far as the compiler can see.
+HARROW_INLINE F Pinned(F v) {
+  __asm__("" : "+x"(v.a), "+x"(v.b));
+  return v;
+}
+HARROW_INLINE I Pinned(I v) {
+  __asm__("" : "+x"(v.a), "+x"(v.b));
+  return v;
+}
+
+// The shuffles leave zeros by themselves.
+struct Background {};
+HARROW_INLINE Background MakeBackground(int) {
+  return {};
+}
+
+// Expands by 8 words: the codes of each mask byte start where those of the last ended.
+HARROW_INLINE __m128i ExpandWords(const uint8_t** p, uint32_t mask) {
+  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(*p));
+  const __m128i shuffle =
+      _mm_load_si128(reinterpret_cast<const __m128i*>(kExpandTables.words[mask]));
+  *p += 2 * __builtin_popcount(mask);
+  return _mm_shuffle_epi8(codes, shuffle);
+}
+HARROW_INLINE Unit ExpandBf16(Background, const void* p, uint32_t mask) {
+  const uint8_t* from = static_cast<const uint8_t*>(p);
+  const __m128i w0 = ExpandWords(&from, mask & 0xff);
+  const __m128i w1 = ExpandWords(&from, mask >> 8 & 0xff);
+  const __m128i w2 = ExpandWords(&from, mask >> 16 & 0xff);
+  const __m128i w3 = ExpandWords(&from, mask >> 24);
+  return {_mm256_set_m128i(w1, w0), _mm256_set_m128i(w3, w2)};
+}
+
+// Expands by 8 + 8 bytes; q + 128 becomes q before the shuffle puts zeros in.
+HARROW_INLINE __m128i ExpandBytes(const uint8_t** p, uint32_t mask) {
+  const uint32_t low = mask & 0xff;
+  const uint32_t high = mask >> 8;
+  const uint8_t* middle = *p + __builtin_popcount(low);
+  const __m128i codes =
+      _mm_unpacklo_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(*p)),
+                         _mm_loadl_epi64(reinterpret_cast<const __m128i*>(middle)));
+  const __m128i shuffle_low =
+      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandTables.bytes[low]));
+  // The high half takes its codes from lanes 8 .. 15; adding 8 keeps the bit that means zero.
+  const __m128i shuffle_high =
+      _mm_add_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandTables.bytes[high])),
+                   _mm_set1_epi8(8));
+  *p = middle + __builtin_popcount(high);
+  return _mm_shuffle_epi8(_mm_xor_si128(codes, _mm_set1_epi8(-128)),
+                          _mm_unpacklo_epi64(shuffle_low, shuffle_high));
+}
+HARROW_INLINE UnitI8 ExpandI8(Background, const void* p, uint64_t mask) {
+  const uint8_t* from = static_cast<const uint8_t*>(p);
+  const __m128i w0 = ExpandBytes(&from, mask & 0xffff);
+  const __m128i w1 = ExpandBytes(&from, mask >> 16 & 0xffff);
+  const __m128i w2 = ExpandBytes(&from, mask >> 32 & 0xffff);
+  const __m128i w3 = ExpandBytes(&from, static_cast<uint32_t>(mask >> 48));
+  return {_mm256_set_m128i(w1, w0), _mm256_set_m128i(w3, w2)};
+}
+
+// 8 rows x 8 columns of `rows` to 8 pieces of 32 bytes, 64 bytes apart at `out`.
+HARROW_INLINE void Transpose8x8(const __m256* rows, std::byte* out) {
+  __m256 a[8];
+  __m256 b[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    a[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+    a[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    b[4 * i] = _mm256_shuffle_ps(a[4 * i], a[4 * i + 2], 0x44);
+    b[4 * i + 1] = _mm256_shuffle_ps(a[4 * i], a[4 * i + 2], 0xee);
+    b[4 * i + 2] = _mm256_shuffle_ps(a[4 * i + 1], a[4 * i + 3], 0x44);
+    b[4 * i + 3] = _mm256_shuffle_ps(a[4 * i + 1], a[4 * i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    _mm256_storeu_ps(reinterpret_cast<float*>(out + 64 * j),
+                     _mm256_permute2f128_ps(b[j], b[4 + j], 0x20));
+    _mm256_storeu_ps(reinterpret_cast<float*>(out + 64 * (4 + j)),
+                     _mm256_permute2f128_ps(b[j], b[4 + j], 0x31));
+  }
+}
+
+// Transposes 16 rows of 16 four-byte elements to 16 units of 64 bytes at `out`. Row i is
+// load(rows[i]).
+template <class Loader>
+HARROW_INLINE void TransposeToUnits(const std::byte* const* rows, std::byte* out) {
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+    __m256 left[8];
+    __m256 right[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      const F row = Loader::Load(rows[8 * half + i]);
+      left[i] = row.a;
+      right[i] = row.b;
+    }
+    Transpose8x8(left, out + 32 * half);
+    Transpose8x8(right, out + 32 * half + 64 * 8);
+  }
+}
