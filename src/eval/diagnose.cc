@@ -45,7 +45,8 @@ Status ApplyMachineOptions(const MachineOptions& options) {
     HARROW_RETURN_IF_ERROR(SetIsaLimit(*isa).At("--isa"));
   }
   if (!options.kernel.empty()) {
-    HARROW_RETURN_IF_ERROR(ForceLinearKernel(options.kernel).At("--kernel"));
+    const Status forced = ForceLinearKernel(options.kernel);
+    if (!forced.ok()) return InvalidArgument("--kernel: {}", forced.message());
   }
   return OkStatus();
 }

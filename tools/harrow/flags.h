@@ -106,7 +106,7 @@ class FlagAdder {
   void Add(const char* name, bool& field, const char* help) {
     std::string flag = FlagNames(name);
     if (field) {
-      flag = "--no-" + flag.substr(2);
+      flag.insert(2, "no-");
       command_->add_flag_callback(
           flag, [&field] { field = false; }, "do not: " + std::string(help));
     } else {

@@ -96,7 +96,7 @@ void AddCompare(Shell* shell) {
     HARROW_ASSIGN_OR_RETURN(
         CompareReport report,
         Compare(state->dense, state->sparse, state->options, state->machine, shell->control()));
-    shell->PrintReport(report, state->format);
+    shell->Print(state->format == "json" ? DumpJson(ToJson(report)) : CompareText(report));
     return OkStatus();
   });
 }

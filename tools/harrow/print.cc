@@ -93,4 +93,10 @@ std::string CsvTable(const Json& rows) {
   return text;
 }
 
+std::string EscapeCell(std::string text) {
+  for (size_t i = 0; (i = text.find('|', i)) != std::string::npos; i += 2)
+    text.insert(i, "\\");
+  return text;
+}
+
 }  // namespace harrow::tools

@@ -87,8 +87,10 @@ std::string ToText(std::string_view name, T& value) {
     return value ? ToText(name, *value) : "-";
   } else if constexpr (kIsVector<T>) {
     std::string text;
-    for (auto& element : value)
-      text += (text.empty() ? "" : ", ") + ToText("", element);
+    for (auto& element : value) {
+      if (!text.empty()) text += ", ";
+      text += ToText("", element);
+    }
     return text.empty() ? "-" : text;
   } else {
     const bool size = name == "bytes" || name.ends_with("_bytes");
@@ -169,6 +171,9 @@ std::string TypeName() {
   }
 }
 
+// For a cell of a Markdown table.
+std::string EscapeCell(std::string text);
+
 // Rows of a Markdown table (field, type, meaning); members of structs as "outer.inner" and
 // "list[].inner".
 template <class T>
@@ -177,7 +182,8 @@ std::string FieldDocs(const std::string& prefix = "") {
   T record;
   record.Visit([&](const char* name, auto& field, const char* help, auto&&...) {
     using Field = std::remove_reference_t<decltype(field)>;
-    text += fmt::format("| `{}{}` | {} | {} |\n", prefix, name, TypeName<Field>(), help);
+    text +=
+        fmt::format("| `{}{}` | {} | {} |\n", prefix, name, TypeName<Field>(), EscapeCell(help));
     if constexpr (Record<Field>) {
       text += FieldDocs<Field>(prefix + name + ".");
     } else if constexpr (RecordList<Field>) {

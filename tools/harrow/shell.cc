@@ -200,12 +200,9 @@ std::string Shell::Reference() const {
                         command.app->get_name(), command.app->get_description());
     for (const CLI::Option* option : command.app->get_options()) {
       if (option->get_name() == "--help") continue;
-      std::string meaning = option->get_description();
-      for (size_t i = 0; (i = meaning.find('|', i)) != std::string::npos; i += 2) {
-        meaning.insert(i, "\\");
-      }
       text += fmt::format("| `{}` | {} | {} |\n", option->get_name(/*positional=*/true, true),
-                          option->get_required() ? "required" : option->get_default_str(), meaning);
+                          option->get_required() ? "required" : option->get_default_str(),
+                          EscapeCell(option->get_description()));
     }
     if (!command.field_docs.empty()) {
       text += "\n| JSON field | type | meaning |\n|---|---|---|\n" + command.field_docs;

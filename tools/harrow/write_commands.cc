@@ -52,9 +52,6 @@ std::string Summary(const CompressOutput& output) {
         *measured.dense.decode_tps, *measured.sparse.decode_tps, *measured.decode_speedup,
         measured.repetitions, measured.n_gen, measured.threads);
   }
-  for (const std::string& warning : report.warnings) {
-    text += fmt::format("warning    {}\n", warning);
-  }
   return text;
 }
 

@@ -10,17 +10,12 @@
 #include "formats/panel.h"
 #include "kernels/cpu/linear_cpu.h"
 #include "kernels/cpu/simd/expand_tables.h"
+#include "kernels/cpu/target_region.h"
 
 #define HARROW_INLINE inline __attribute__((always_inline))
 #define HARROW_NATIVE_BF16 0
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi,bmi2,popcnt"))), \
-                             apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,bmi,bmi2,popcnt")
-#endif
+HARROW_TARGET_BEGIN("avx2,fma,f16c,bmi,bmi2,popcnt")
 
 namespace harrow::avx2 {
 #include "kernels/cpu/simd/avx2-inl.h"
@@ -28,10 +23,6 @@ namespace harrow::avx2 {
 #include "kernels/cpu/linear-inl.h"
 }  // namespace harrow::avx2
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+HARROW_TARGET_END
 
 #endif  // __x86_64__

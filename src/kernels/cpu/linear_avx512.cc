@@ -9,20 +9,16 @@
 
 #include "formats/panel.h"
 #include "kernels/cpu/linear_cpu.h"
+#include "kernels/cpu/target_region.h"
 
 #define HARROW_INLINE inline __attribute__((always_inline))
 #define HARROW_NATIVE_BF16 0
 
-#if defined(__clang__)
-#pragma clang attribute push(                                                                                    \
-    __attribute__((target(                                                                                       \
-        "avx2,fma,f16c,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"))), \
-    apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target( \
-    "avx2,fma,f16c,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni")
-#endif
+// clang-format off: a pragma takes one string
+HARROW_TARGET_BEGIN(
+    "avx2,fma,f16c,bmi,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,"
+    "avx512vnni")
+// clang-format on
 
 namespace harrow::avx512 {
 #include "kernels/cpu/simd/avx512-inl.h"
@@ -30,10 +26,6 @@ namespace harrow::avx512 {
 #include "kernels/cpu/linear-inl.h"
 }  // namespace harrow::avx512
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+HARROW_TARGET_END
 
 #endif  // __x86_64__
