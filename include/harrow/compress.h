@@ -152,9 +152,11 @@ struct LayerReport {
   std::optional<double> relative_error;
   std::string spec;
   std::string values;
+  int64_t rounded = 0;
   uint64_t bytes_before = 0;
   uint64_t bytes = 0;
   double seconds = 0;
+  std::vector<std::string> warnings;
 
   template <class V>
   void Visit(V&& v) {
@@ -173,9 +175,11 @@ struct LayerReport {
       "|X W'^T - X W^T|^2 / |X W^T|^2 on the calibration inputs, stored against original weight");
     v("spec", spec, "format it is stored in");
     v("values", values, "stored values: f32, f16, bf16 or i8");
+    v("rounded", rounded, "weights that BF16 storage rounded (source of more precision)");
     v("bytes_before", bytes_before, "bytes of the weight in the source");
     v("bytes", bytes, "bytes of the stored weight");
     v("seconds", seconds, "spent on this weight");
+    v("warnings", warnings, "what the user should know of this weight");
   }
 };
 
@@ -201,7 +205,7 @@ struct CompressReport {
     v("recipe", recipe, "the recipe with all defaults filled in (JSON, which is YAML)");
     v("calibration", calibration, "what was calibrated on");
     v("layers", layers, "one entry a weight that was rewritten");
-    v("warnings", warnings, "what the user should know");
+    v("warnings", warnings, "what the user should know, those of the layers included");
     v("sparsity", sparsity, "fraction of zeros in the linear weights of the blocks");
     v("disk_bytes_before", disk_bytes_before, "weight files of the source");
     v("disk_bytes", disk_bytes, "weight files of the output");

@@ -131,10 +131,11 @@ class Compressor {
     report_.warnings.push_back(message);
     control_.Warn(message);
   }
-  void NoteRounding(const LinearWeight& from, const LinearWeight& to) {
-    if (from.spec.values != ValueType::kBf16 && to.spec.values == ValueType::kBf16) {
-      ++rounded_layers_;
-    }
+  void AddLayer(LayerReport layer) {
+    for (const std::string& warning : layer.warnings)
+      Warn(warning);
+    rounded_ += layer.rounded;
+    report_.layers.push_back(std::move(layer));
   }
   // One unit of work done; `what` says where.
   void Tick(std::string_view what, int64_t units) {
@@ -166,7 +167,7 @@ class Compressor {
   CompressReport report_;
   int64_t block_weights_ = 0;
   int64_t block_nonzeros_ = 0;
-  int64_t rounded_layers_ = 0;
+  int64_t rounded_ = 0;
   int64_t done_units_ = 0;
   int64_t total_units_ = 0;
 };
@@ -362,10 +363,7 @@ Result<LinearWeight> Compressor::CompressOne(const LinearLayer& layer, const Lay
   if (control_.Cancelled()) return Cancelled();
   HARROW_ASSIGN_OR_RETURN(CompressedLayer done, CompressLayer(layer, plan, recipe_.store_dense,
                                                               statistics, &pool_, &control_));
-  for (const std::string& warning : done.warnings)
-    Warn(warning);
-  NoteRounding(layer.weight, done.weight);
-  report_.layers.push_back(std::move(done.report));
+  AddLayer(std::move(done.report));
   return std::move(done.weight);
 }
 
@@ -421,14 +419,14 @@ Result<std::vector<LinearWeight>> Compressor::RestoreShard(
       HARROW_ASSIGN_OR_RETURN(weight, WrapDense(view));
     }
     if (const LayerPlan* plan = plan_.Find(linear->name); plan != nullptr) {
-      NoteRounding(linear->weight, weight);
       const auto found = earlier_.find(linear->name);
       if (found != earlier_.end()) {
-        report_.layers.push_back(found->second);
+        AddLayer(found->second);
       } else {
         HARROW_ASSIGN_OR_RETURN(const int64_t nonzeros, ValidateWeight(weight));
-        report_.layers.push_back(DescribeStored(linear->name, weight, nonzeros, *plan));
-        report_.layers.back().bytes_before = linear->weight.data.size();
+        LayerReport layer = DescribeStored(linear->name, weight, nonzeros, *plan);
+        layer.bytes_before = linear->weight.data.size();
+        AddLayer(std::move(layer));
       }
     }
     weights.push_back(std::move(weight));
@@ -532,11 +530,11 @@ Status Compressor::RunOuter() {
 }
 
 Result<CompressReport> Compressor::Finish() {
-  if (rounded_layers_ > 0) {
+  if (rounded_ > 0) {
     Warn(
-        fmt::format("{} weights of the source have more precision than the BF16 values of the "
-                    "sparse formats and were rounded; `store: dense` keeps theirs",
-                    rounded_layers_));
+        fmt::format("{} weights have more precision than the BF16 values of the sparse formats and "
+                    "were rounded; `store: dense` keeps theirs",
+                    rounded_));
   }
   HARROW_RETURN_IF_ERROR(writer_->CopySideFiles(options_.model));
   report_.sparsity =

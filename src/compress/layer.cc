@@ -102,20 +102,27 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   report.dead_columns = work.dead_columns;
   report.damping = work.damping;
   report.bytes_before = layer.weight.data.size();
-  if (statistics != nullptr && statistics->has_hessian()) {
-    std::vector<float> original(work.w.size());
-    UnpackRows(layer.weight, 0, work.rows, original.data());
-    UnpackRows(result.weight, 0, work.rows, work.w.data());
-    report.relative_error =
-        statistics->RelativeOutputError(original.data(), work.w.data(), work.rows);
+  // Only BF16 rounds what the steps computed without being asked to.
+  const bool rounds = spec.values == ValueType::kBf16 && layer.weight.spec.values != spec.values;
+  const bool has_hessian = statistics != nullptr && statistics->has_hessian();
+  if (rounds || has_hessian) {
+    std::vector<float> stored(work.w.size());
+    UnpackRows(result.weight, 0, work.rows, stored.data());
+    for (size_t i = 0; rounds && i < stored.size(); ++i)
+      report.rounded += stored[i] != work.w[i];
+    if (has_hessian) {
+      UnpackRows(layer.weight, 0, work.rows, work.w.data());
+      report.relative_error =
+          statistics->RelativeOutputError(work.w.data(), stored.data(), work.rows);
+    }
   }
   if (work.dead_columns > 0) {
-    result.warnings.push_back(
+    report.warnings.push_back(
         fmt::format("{}: {} of {} inputs were zero in all of the calibration text", layer.name,
                     work.dead_columns, work.cols));
   }
   for (const std::string& warning : work.warnings) {
-    result.warnings.push_back(layer.name + ": " + warning);
+    report.warnings.push_back(layer.name + ": " + warning);
   }
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;

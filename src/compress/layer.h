@@ -12,7 +12,6 @@ namespace harrow {
 struct CompressedLayer {
   LinearWeight weight;
   LayerReport report;
-  std::vector<std::string> warnings;
 };
 
 // `layer` must be loaded; it is not changed. `statistics` may be null when the plan needs none.
