@@ -111,7 +111,7 @@ void AddBench(Shell* shell) {
   CLI::App* app =
       shell->Add("bench", "Prefill and decode speed, and the fraction of the memory roof",
                  "harrow bench --shape bench/shapes/llama-1.1b --format bitmask-i8 --density 0.5 "
-                 "--vs dense_panel-i8 -p 512 -n 128 -r 5");
+                 "--vs dense-i8 -p 512 -n 128 -r 5");
   app->add_option("-m,--model,MODEL", state->options.model, "model directory (or --shape)")
       ->type_name("PATH");
   state->options.Visit(FlagAdder(app));
