@@ -1,4 +1,5 @@
-// The recipe parser: any bytes give a recipe or an error, and a recipe's canonical text is a recipe.
+// The recipe parser: any bytes give a recipe or an error, and a recipe's canonical text is a
+// recipe.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>

@@ -18,7 +18,8 @@ class Magnitude final : public Method {
   Status Apply(LayerWork* layer) const override {
     const auto score = [layer](int64_t row, double* out) {
       const float* w = layer->w.data() + row * layer->cols;
-      for (int64_t j = 0; j < layer->cols; ++j) out[j] = std::fabs(static_cast<double>(w[j]));
+      for (int64_t j = 0; j < layer->cols; ++j)
+        out[j] = std::fabs(static_cast<double>(w[j]));
     };
     return PruneByScore(target_, ScoreGroup::kLayer, score, layer);
   }

@@ -29,20 +29,20 @@ struct NmPattern {
 // One linear weight on its way through the steps of a recipe.
 struct LayerWork {
   std::string name;
-  int64_t rows = 0;                         // output features
-  int64_t cols = 0;                         // input features
-  std::vector<float> w;                     // [rows, cols], finite
-  std::vector<uint8_t> pruned;              // [rows, cols], 1: fixed at zero by an earlier step
-  InputStatistics* statistics = nullptr;    // null when no step of the layer needs them
+  int64_t rows = 0;                       // output features
+  int64_t cols = 0;                       // input features
+  std::vector<float> w;                   // [rows, cols], finite
+  std::vector<uint8_t> pruned;            // [rows, cols], 1: fixed at zero by an earlier step
+  InputStatistics* statistics = nullptr;  // null when no step of the layer needs them
   ThreadPool* pool = nullptr;
-  const RunControl* control = nullptr;      // may be null
+  const RunControl* control = nullptr;  // may be null
 
   // What methods report.
-  std::optional<NmPattern> pattern;         // every aligned group keeps at most pattern->keep
+  std::optional<NmPattern> pattern;  // every aligned group keeps at most pattern->keep
   std::optional<double> requested_sparsity;
   int64_t dead_columns = 0;
-  std::optional<double> damping;            // that was used
-  int32_t quant_group = 0;                  // > 0: store as INT8 with this many inputs a scale
+  std::optional<double> damping;  // that was used
+  int32_t quant_group = 0;        // > 0: store as INT8 with this many inputs a scale
   std::vector<std::string> warnings;
 
   bool Cancelled() const { return control != nullptr && control->Cancelled(); }

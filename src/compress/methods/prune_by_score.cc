@@ -30,7 +30,8 @@ Status PruneByScore(const SparsityTarget& target, ScoreGroup group, const RowSco
     const int64_t count = layer->rows * cols;
     std::vector<double> scores(static_cast<size_t>(count));
     layer->pool->ParallelFor(layer->rows, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) score_row(row, scores.data() + row * cols);
+      for (int64_t row = begin; row < end; ++row)
+        score_row(row, scores.data() + row * cols);
     });
     std::vector<uint8_t> mask(static_cast<size_t>(count));
     std::vector<double> scratch;

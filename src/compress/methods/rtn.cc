@@ -1,5 +1,6 @@
 // Round to nearest: INT8, symmetric, one scale per group of inputs. The rounding itself belongs to
-// the weight formats (src/formats: scale = max|w| / 127 rounded up to BF16); the method asks for it.
+// the weight formats (src/formats: scale = max|w| / 127 rounded up to BF16); the method asks for
+// it.
 #include "compress/methods/method.h"
 #include "formats/linear_weight.h"
 

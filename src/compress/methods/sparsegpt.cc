@@ -25,9 +25,9 @@ class SparseGpt final : public Method {
         escalate_(options->Boolean("allow_damping_escalation", false)),
         block_size_(options->Integer("block_size", 128, 1, 1 << 20)) {
     if (target_.pattern && block_size_ % target_.pattern->of != 0) {
-      options->Fail("block_size", fmt::format("{} needs a block_size that {} divides; it is {}",
-                                              PatternText(*target_.pattern), target_.pattern->of,
-                                              block_size_));
+      options->Fail("block_size",
+                    fmt::format("{} needs a block_size that {} divides; it is {}",
+                                PatternText(*target_.pattern), target_.pattern->of, block_size_));
     }
     if (escalate_ && damping_ <= 0) {
       options->Fail("damping", "allow_damping_escalation multiplies it, so it must not be 0");
@@ -93,7 +93,8 @@ void SparseGpt::PruneBlock(const LayerWork& layer, const double* upper, int64_t 
         const double error = mask_row[j] != 0 ? w_row[j] / u[j] : 0.0;
         error_row[j] = error;
         if (mask_row[j] == 0) continue;
-        for (int64_t k = j + 1; k < count; ++k) w_row[k] -= error * u[k];
+        for (int64_t k = j + 1; k < count; ++k)
+          w_row[k] -= error * u[k];
         w_row[j] = 0;
       }
     }
@@ -121,7 +122,8 @@ Status SparseGpt::Apply(LayerWork* layer) const {
   for (int64_t j = 0; j < cols; ++j) {
     if (hessian[static_cast<size_t>(j * cols + j)] != 0) continue;
     ++layer->dead_columns;
-    for (int64_t row = 0; row < rows; ++row) w[static_cast<size_t>(row * cols + j)] = 0;
+    for (int64_t row = 0; row < rows; ++row)
+      w[static_cast<size_t>(row * cols + j)] = 0;
   }
 
   const int64_t block = std::min(block_size_, cols);
