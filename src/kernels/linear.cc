@@ -90,6 +90,10 @@ int64_t RowAtByte(const LinearWeight& weight, uint64_t byte) {
   return std::min((row + kTaskRows / 2) / kTaskRows * kTaskRows, weight.rows);
 }
 
+// Weight bytes times tokens below which handing half of the work over costs more than doing it: a
+// hand-off takes about a microsecond, in which one core streams some 50-100 KB from its cache.
+constexpr uint64_t kBytesWorthAFork = 128 << 10;
+
 }  // namespace
 
 LinearScratch* NewLinearScratch() {
@@ -105,7 +109,6 @@ void Linear(const LinearContext& context, std::span<const LinearOp> ops, const f
   if (m <= 0 || ops.empty()) return;
   HARROW_CHECK(context.scratch != nullptr);
   LinearScratch& scratch = *context.scratch;
-  const int threads = context.pool != nullptr ? context.pool->size() : 1;
 
   size_t packed = 0;
   uint64_t total_bytes = 0;
@@ -126,6 +129,9 @@ void Linear(const LinearContext& context, std::span<const LinearOp> ops, const f
     total_bytes += StreamBytes(*op.weight);
   }
 
+  const bool parallel = context.pool != nullptr && context.pool->size() > 1 &&
+                        total_bytes * static_cast<uint64_t>(m) >= kBytesWorthAFork;
+  const int threads = parallel ? context.pool->size() : 1;
   scratch.threads.resize(std::max(scratch.threads.size(), static_cast<size_t>(threads)));
   const auto run = [&](int thread) {
     const uint64_t begin = total_bytes * static_cast<uint64_t>(thread) / threads;
@@ -146,7 +152,7 @@ void Linear(const LinearContext& context, std::span<const LinearOp> ops, const f
       if (task.row_begin < task.row_end) product.kernel->run(task);
     }
   };
-  if (threads > 1) {
+  if (parallel) {
     context.pool->Run(run);
   } else {
     run(0);
