@@ -66,6 +66,11 @@ struct MaskedBlocks {
   HARROW_INLINE const std::byte* Codes(int i) const {
     return block + kMaskBytes + kCodeBytes * offsets[i];
   }
+  // Where a block begins is known only once the masks before it have arrived, so out-of-order
+  // execution cannot run ahead into memory, and the hardware's prefetcher alone leaves the loop
+  // waiting: 1.5 to 1.9 ns a unit from DRAM without this, 1.2 to 1.3 with it (Zen 5, one thread; 2
+  // KiB and 4 KiB ahead gained less than 8 KiB).
+  HARROW_INLINE void PrefetchFrom(const std::byte* p) const { __builtin_prefetch(p + 8192); }
 };
 
 template <bool kFixedStride>
@@ -76,6 +81,7 @@ struct MaskedBf16 : MaskedBlocks<2, kFixedStride> {
     const uint64_t word = this->Word(u / 2);
     const uint32_t low = static_cast<uint32_t>(word);
     const std::byte* codes = this->Codes(u / 2);
+    if (u % 2 == 0) this->PrefetchFrom(codes);
     if (u % 2 == 0) return ExpandBf16(this->background, codes, low);
     return ExpandBf16(this->background, codes + 2 * static_cast<uint64_t>(__builtin_popcount(low)),
                       static_cast<uint32_t>(word >> 32));
@@ -88,6 +94,7 @@ struct MaskedI8 : MaskedBlocks<1, kFixedStride> {
   static constexpr bool kDirect = false;
 
   HARROW_INLINE UnitI8 Next(int u) {
+    if (u % 2 == 0) this->PrefetchFrom(this->Codes(u));
     return ExpandI8(this->background, this->Codes(u), this->Word(u));
   }
 };
