@@ -60,7 +60,7 @@ struct PruneOptions {
     v("ignore", ignore, "weights to leave alone");
     v("weights", weights, "int8: also quantize what was pruned; empty: no");
     v("group", group, "with weights: inputs that share a scale");
-    v("store", store, "auto: the smallest exact format for each weight; dense: dense");
+    v("store", store, "auto: the smallest of dense, bitmask and N:M for each weight; dense");
   }
 };
 
@@ -79,7 +79,7 @@ struct QuantizeOptions {
     v("embed", embed, "quantize the embedding and the head as well");
     v("targets", targets, "weights to quantize: names, or re:REGEX; default: all in the blocks");
     v("ignore", ignore, "weights to leave alone");
-    v("store", store, "auto: the smallest exact format for each weight; dense: dense");
+    v("store", store, "auto: the smallest of dense, bitmask and N:M for each weight; dense");
   }
 };
 
@@ -152,9 +152,11 @@ struct LayerReport {
   std::optional<double> relative_error;
   std::string spec;
   std::string values;
+  int64_t rounded = 0;
   uint64_t bytes_before = 0;
   uint64_t bytes = 0;
   double seconds = 0;
+  std::vector<std::string> warnings;
 
   template <class V>
   void Visit(V&& v) {
@@ -173,14 +175,15 @@ struct LayerReport {
       "|X W'^T - X W^T|^2 / |X W^T|^2 on the calibration inputs, stored against original weight");
     v("spec", spec, "format it is stored in");
     v("values", values, "stored values: f32, f16, bf16 or i8");
+    v("rounded", rounded, "weights that BF16 storage rounded (source of more precision)");
     v("bytes_before", bytes_before, "bytes of the weight in the source");
     v("bytes", bytes, "bytes of the stored weight");
     v("seconds", seconds, "spent on this weight");
+    v("warnings", warnings, "what the user should know of this weight");
   }
 };
 
 struct CompressReport {
-  std::string harrow_version;
   std::string model;
   std::string output;
   std::string recipe;
@@ -197,13 +200,12 @@ struct CompressReport {
 
   template <class V>
   void Visit(V&& v) {
-    v("harrow_version", harrow_version, "");
     v("model", model, "source directory");
     v("output", output, "directory written");
-    v("recipe", recipe, "the recipe with all defaults filled in (YAML)");
+    v("recipe", recipe, "the recipe with all defaults filled in (JSON, which is YAML)");
     v("calibration", calibration, "what was calibrated on");
     v("layers", layers, "one entry a weight that was rewritten");
-    v("warnings", warnings, "what the user should know");
+    v("warnings", warnings, "what the user should know, those of the layers included");
     v("sparsity", sparsity, "fraction of zeros in the linear weights of the blocks");
     v("disk_bytes_before", disk_bytes_before, "weight files of the source");
     v("disk_bytes", disk_bytes, "weight files of the output");
@@ -254,7 +256,7 @@ struct ExportReport {
     v("output", output, "directory written");
     v("dtype", dtype, "f32 or bf16");
     v("tensors", tensors, "tensors written");
-    v("sparsity", sparsity, "fraction of zeros in the linear weights of the blocks");
+    v("sparsity", sparsity, "fraction of zeros in the weights that were packed");
     v("disk_bytes", disk_bytes, "weight files of the output");
     v("seconds", seconds, "wall clock");
   }

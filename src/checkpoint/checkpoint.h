@@ -19,6 +19,7 @@ namespace harrow {
 // A packed weight is stored as the U8 tensor "<weight name>.packed".
 inline constexpr std::string_view kPackedSuffix = ".packed";
 
+// Immutable; safe to share between threads, and Linear may be called from several at once.
 class Checkpoint {
  public:
   // Opens config.json and the safetensors of a Hugging Face directory.
@@ -30,7 +31,8 @@ class Checkpoint {
 
   // The linear weight called `name` (e.g. "model.layers.0.mlp.up_proj.weight"), packed or dense;
   // fails unless its shape is [rows, cols]. A packed weight is checked completely: structure,
-  // checksum and count of non-zeros.
+  // checksum and count of non-zeros. A view of the mapped file; only data that is not aligned
+  // (other tools' files) is copied.
   Result<LinearWeight> Linear(const std::string& name, int64_t rows, int64_t cols) const;
   // A float tensor of exactly this shape, converted to float32 (norms; not for large matrices).
   Result<std::vector<float>> Float32(const std::string& name, const Shape& shape) const;
@@ -42,12 +44,16 @@ class Checkpoint {
 };
 
 // Writes a Hugging Face directory shard by shard into the work folder "<directory>.partial" and
-// renames that at the end, so an interrupted run leaves nothing that looks whole, and a later run
-// with the same `resume_key` finds its finished shards again. Not thread safe.
+// renames its content at the end, so an interrupted run leaves nothing that looks whole, and a
+// later run with the same `resume_key` finds its finished shards again (those whose size and
+// checksum still match). After any error the next step is a new Create. Without Finish the
+// destructor keeps the work folder if there is a resume_key, and removes it if not. After Create
+// callers may keep notes of their own in the work folder; they last until Finish. Not thread safe;
+// one writer, in any process, per directory. docs/formats/checkpoint.md.
 class CheckpointWriter {
  public:
   struct Options {
-    bool overwrite = false;  // replace an existing Harrow or Hugging Face directory at Finish
+    bool overwrite = false;  // replace an existing directory that has a config.json, at Finish
     // Identifies the job (hash of source, recipe, calibration). A work folder with the same key is
     // continued; one with another key is an error that says how to discard it, unless
     // `discard_partial`. Empty: never continue.
@@ -75,13 +81,14 @@ class CheckpointWriter {
   virtual Status AddLinear(const std::string& name, const LinearWeight& weight) = 0;
   virtual Status EndShard() = 0;
 
-  // Copies tokenizer files, generation_config.json and other small text files of the source model
-  // (not config.json).
+  // Copies tokenizer files, generation_config.json, licences and other small text files of the
+  // source model; not config.json, indexes, and files whose name begins with "harrow" (reports).
   virtual Status CopySideFiles(const std::string& source_directory) = 0;
   // An extra small file (the compression report).
   virtual Status WriteSideFile(const std::string& name, std::string_view text) = 0;
-  // Writes the index (a single shard is named model.safetensors and needs none), config.json last,
-  // then renames. `recipe_json` may be empty; `torch_dtype` may be empty (unchanged).
+  // Writes the index (a single shard is named model.safetensors and needs none; several are ordered
+  // by name), config.json last, then renames. `recipe_json` may be empty; `torch_dtype` may be
+  // empty (unchanged).
   virtual Status Finish(const HfConfig& config, std::string_view recipe_json,
                         std::string_view torch_dtype) = 0;
   // Removes the work folder.

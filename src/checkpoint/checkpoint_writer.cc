@@ -321,37 +321,36 @@ void WriterImpl::UndoFinish() {
   fs::remove(path, ignored);
 }
 
-// Takes over the shards that are whole; everything else in the work folder goes.
+// Takes over the shards that are whole. Other records and everything else in model/ go; what else
+// lies in the work folder may be notes of the job that is continued, and stays.
 Status WriterImpl::Adopt() {
   UndoFinish();
   std::error_code error;
+  std::vector<std::string> found;
   for (const auto& entry : fs::directory_iterator(work_, error)) {
     const std::string file = entry.path().filename().string();
     if (!file.starts_with(kShardPrefix) || !file.ends_with(".json")) continue;
-    const std::string shard =
-        file.substr(kShardPrefix.size(), file.size() - kShardPrefix.size() - 5);
-    auto record = ReadRecord(entry.path().string());
-    if (!record.ok()) continue;
-    const auto found = RecordOf(ShardPath(shard));
-    if (!found.ok() || found->file_bytes != record->file_bytes || found->hash != record->hash) {
-      continue;
-    }
-    shards_.emplace(shard, *std::move(record));
+    found.push_back(file.substr(kShardPrefix.size(), file.size() - kShardPrefix.size() - 5));
   }
   if (error) return FsError("read " + work_.string(), error);
-  std::set<fs::path> keep = {work_ / kLockFile, model_};
-  for (const auto& [shard, record] : shards_) {
-    keep.insert(RecordPath(shard));
-    keep.insert(ShardPath(shard));
-  }
-  for (const fs::path& folder : {work_, model_}) {
-    if (!fs::exists(folder, error)) continue;
-    for (const auto& entry : fs::directory_iterator(folder, error)) {
-      if (!keep.contains(entry.path())) fs::remove_all(entry.path(), error);
+  std::set<fs::path> keep;
+  for (const std::string& shard : found) {
+    auto record = ReadRecord(RecordPath(shard));
+    const auto actual = RecordOf(ShardPath(shard));
+    if (record.ok() && actual.ok() && actual->file_bytes == record->file_bytes &&
+        actual->hash == record->hash) {
+      shards_.emplace(shard, *std::move(record));
+      keep.insert(ShardPath(shard));
+    } else {
+      fs::remove(RecordPath(shard), error);
+      if (error) return FsError("remove " + RecordPath(shard), error);
     }
-    if (error) return FsError("clean " + folder.string(), error);
   }
-  return OkStatus();
+  if (!fs::exists(model_, error)) return OkStatus();
+  for (const auto& entry : fs::directory_iterator(model_, error)) {
+    if (!keep.contains(entry.path())) fs::remove_all(entry.path(), error);
+  }
+  return error ? FsError("clean " + model_.string(), error) : OkStatus();
 }
 
 Status WriterImpl::CopySideFiles(const std::string& source_directory) {

@@ -276,12 +276,14 @@ TEST(CheckpointWriter, DamagedWorkFilesAreRedone) {
   fs::remove(model + "gone.safetensors");
   fs::remove(out + ".partial/shard-norecord.json");
   WriteBytes(out + ".partial/shard-badrecord.json", R"({"file_bytes": )");
+  WriteBytes(out + ".partial/notes.json", "of the caller");
   {
     Writer writer = Create(out, Key("k"));
     EXPECT_TRUE(writer->HasShard("good"));
     for (const char* shard : {"cut", "flip", "gone", "norecord", "badrecord"})
       EXPECT_FALSE(writer->HasShard(shard)) << shard;
     EXPECT_EQ(FilesOf(model), std::vector<std::string>{"good.safetensors"});
+    EXPECT_TRUE(fs::exists(out + ".partial/notes.json"));
   }
   write_all();
   Writer writer = Create(out, Key("k"));

@@ -1,5 +1,7 @@
 #include "checkpoint/json_util.h"
 
+#include <algorithm>
+
 namespace harrow {
 namespace {
 
@@ -62,6 +64,14 @@ std::string JsonQuote(const json& value) {
   std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true);  // so that cutting is safe
   if (text.size() > 40) text = text.substr(0, 40) + "...";
   return text;
+}
+
+std::string PrintableName(const std::string& name) {
+  const bool plain =
+      name.size() <= kMaxReason && std::none_of(name.begin(), name.end(), [](char c) {
+        return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+      });
+  return plain ? name : JsonQuote(name);
 }
 
 Status JsonToInt(const json& value, std::string_view key, int64_t min, int64_t max, int64_t* out) {

@@ -40,6 +40,9 @@ Status JsonToInt(const nlohmann::json& value, std::string_view key, int64_t min,
                  int64_t* out);
 // What an error quotes of a value: short, whatever the file holds.
 std::string JsonQuote(const nlohmann::json& value);
+// A tensor's name for an error: as it is, or quoted and cut when it is long or has control
+// characters (which a terminal would obey).
+std::string PrintableName(const std::string& name);
 
 }  // namespace harrow
 

@@ -42,7 +42,8 @@ Status ReadPackedWeights(const json& weights, std::map<std::string, PackedWeight
     return Corruption("weights: {}, expected an object", JsonQuote(weights));
   for (const auto& item : weights.items()) {
     PackedWeightInfo info;
-    HARROW_RETURN_IF_ERROR(ReadPackedWeight(item.value(), &info).At("weight " + item.key()));
+    HARROW_RETURN_IF_ERROR(
+        ReadPackedWeight(item.value(), &info).At("weight " + PrintableName(item.key())));
     packed->emplace(item.key(), info);
   }
   return OkStatus();

@@ -103,19 +103,20 @@ Result<std::shared_ptr<const TensorSource>> OpenIndexed(const fs::path& director
   std::vector<Shard> shards;
   for (const auto& item : map->items()) {
     if (!item.value().is_string()) {
-      return Corruption("{}: tensor {}: its shard is not a string", index_path, item.key());
+      return Corruption("{}: tensor {}: its shard is not a string", index_path,
+                        PrintableName(item.key()));
     }
     const std::string& shard_name = item.value().get_ref<const std::string&>();
     if (shard_ids.contains(shard_name)) continue;
     if (!IsPlainFileName(shard_name)) {
-      return Corruption("{}: tensor {}: shard \"{}\" is not a plain file name", index_path,
-                        item.key(), shard_name);
+      return Corruption("{}: tensor {}: shard {} is not a plain file name", index_path,
+                        PrintableName(item.key()), JsonQuote(shard_name));
     }
     auto shard = OpenShard((directory / shard_name).string());
     if (!shard.ok()) {
       return shard.status().code() == StatusCode::kNotFound
-                 ? NotFound("{}: tensor {}: no shard {} beside the index", index_path, item.key(),
-                            shard_name)
+                 ? NotFound("{}: tensor {}: no shard {} beside the index", index_path,
+                            PrintableName(item.key()), shard_name)
                  : shard.status();
     }
     shard_ids.emplace(shard_name, shards.size());
@@ -127,7 +128,8 @@ Result<std::shared_ptr<const TensorSource>> OpenIndexed(const fs::path& director
     const size_t shard = shard_ids.at(shard_name);
     const SafetensorsEntry* entry = FindEntry(source->shards()[shard].header, item.key());
     if (entry == nullptr) {
-      return Corruption("{}: tensor {} is not in shard {}", index_path, item.key(), shard_name);
+      return Corruption("{}: tensor {} is not in shard {}", index_path, PrintableName(item.key()),
+                        shard_name);
     }
     source->Add(*entry, shard);
   }

@@ -343,6 +343,8 @@ TEST_F(SafetensorsDirectory, CorruptIndexesAreNamed) {
               {kIndex, "tensor d", "two.safetensors"});
   ExpectError(OpenWithIndex(R"({"weight_map":{"c":"gone.safetensors"}})"), StatusCode::kNotFound,
               {kIndex, "tensor c", "gone.safetensors"});
+  ExpectError(OpenWithIndex("{\"weight_map\":{\"a\\u001b[2J\":1}}"), kCorrupt,
+              {kIndex, "\"a\\u001b[2J\""});  // nothing that a terminal would obey
   for (const char* shard : {"../one.safetensors", "/etc/passwd", "sub/one.safetensors", "..", "",
                             ".", "a\\\\b", "one.safetensors\\u0000"}) {
     SCOPED_TRACE(shard);

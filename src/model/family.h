@@ -17,7 +17,7 @@ namespace harrow {
 struct ModelLayout {
   ModelConfig config;
   LinearLayer embedding;  // [vocab, hidden]
-  LinearLayer head;       // [vocab, hidden]; tied: the embedding's name
+  LinearLayer head;       // [vocab, hidden]; a tied model may store its one matrix by either name
   std::string final_norm_name;
   std::vector<Block> blocks;
 };

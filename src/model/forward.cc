@@ -27,6 +27,12 @@ void NormRows(ThreadPool* pool, const float* x, const std::vector<float>& weight
   });
 }
 
+void AddRows(ThreadPool* pool, float* x, const float* y, int64_t rows, int64_t dim) {
+  ForRows(pool, rows, dim, [&](int64_t begin, int64_t end) {
+    AddInPlace(x + begin * dim, y + begin * dim, (end - begin) * dim);
+  });
+}
+
 // x [m, kv_heads * head_dim] into the cache [kv_heads, capacity, head_dim] at `start`.
 void StoreKv(const float* x, int64_t m, int64_t start, const ModelConfig& c, int64_t capacity,
              float* cache) {
@@ -108,9 +114,12 @@ Status Model::Embed(const int32_t* ids, int64_t m, float* hidden) const {
 
 Status Model::ForwardBlock(int32_t index, float* hidden, int64_t m, int64_t start, KvStore* kv,
                            int32_t kv_layer, ForwardState* state, Observer* observer) const {
-  const Block& block = blocks_.at(static_cast<size_t>(index));
+  HARROW_CHECK(index >= 0 && index < config_.layers && start >= 0);
+  const Block& block = blocks_[static_cast<size_t>(index)];
+  HARROW_CHECK(!block.attention_norm.empty());
   const ModelConfig& c = config_;
-  HARROW_CHECK(start >= 0 && !block.attention_norm.empty());
+  const int64_t q_width = int64_t{c.heads} * c.head_dim;
+  const int64_t kv_width = int64_t{c.kv_heads} * c.head_dim;
   if (!kv->Reserve(start + m)) return NoRoom(start + m);
   const int64_t step = std::min(m, state->batch());
   state->Reserve(c, step);
@@ -124,13 +133,21 @@ Status Model::ForwardBlock(int32_t index, float* hidden, int64_t m, int64_t star
                {{&block.q, state->q()}, {&block.k, state->k()}, {&block.v, state->v()}},
                state->normed(), n);
     state->PrepareRope(*this, position, n);
-    ApplyRope(state->q(), n, c.heads, c.head_dim, state->cosines(), state->sines());
-    ApplyRope(state->k(), n, c.kv_heads, c.head_dim, state->cosines(), state->sines());
-    StoreKv(state->k(), n, position, c, kv->capacity(), kv->keys(kv_layer));
-    StoreKv(state->v(), n, position, c, kv->capacity(), kv->values(kv_layer));
+    float* keys = kv->keys(kv_layer);
+    float* values = kv->values(kv_layer);
+    ForRows(state->pool(), n, q_width, [&](int64_t begin, int64_t end) {
+      const int64_t count = end - begin;
+      const float* cosines = state->cosines() + begin * (c.head_dim / 2);
+      const float* sines = state->sines() + begin * (c.head_dim / 2);
+      float* k = state->k() + begin * kv_width;
+      ApplyRope(state->q() + begin * q_width, count, c.heads, c.head_dim, cosines, sines);
+      ApplyRope(k, count, c.kv_heads, c.head_dim, cosines, sines);
+      StoreKv(k, count, position + begin, c, kv->capacity(), keys);
+      StoreKv(state->v() + begin * kv_width, count, position + begin, c, kv->capacity(), values);
+    });
     Attention({.q = state->q(),
-               .k = kv->keys(kv_layer),
-               .v = kv->values(kv_layer),
+               .k = keys,
+               .v = values,
                .out = state->attended(),
                .m = n,
                .start = position,
@@ -141,7 +158,7 @@ Status Model::ForwardBlock(int32_t index, float* hidden, int64_t m, int64_t star
                .scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim))},
               state->pool());
     RunLinears(state, observer, {{&block.o, state->projected()}}, state->attended(), n);
-    AddInPlace(x, state->projected(), n * c.hidden);
+    AddRows(state->pool(), x, state->projected(), n, c.hidden);
 
     NormRows(state->pool(), x, block.ffn_norm, c.rms_eps, n, state->normed());
     RunLinears(state, observer, {{&block.gate, state->gate()}, {&block.up, state->up()}},
@@ -151,7 +168,7 @@ Status Model::ForwardBlock(int32_t index, float* hidden, int64_t m, int64_t star
       GatedActivation(c.activation, gate, state->up() + begin * c.ffn, (end - begin) * c.ffn, gate);
     });
     RunLinears(state, observer, {{&block.down, state->projected()}}, state->gate(), n);
-    AddInPlace(x, state->projected(), n * c.hidden);
+    AddRows(state->pool(), x, state->projected(), n, c.hidden);
   }
   return OkStatus();
 }

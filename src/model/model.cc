@@ -57,6 +57,12 @@ Result<std::unique_ptr<Model>> Model::Load(std::shared_ptr<const Checkpoint> che
   std::unique_ptr<Model> model = std::move(bound).value();
   model->checkpoint_ = std::move(checkpoint);
 
+  if (model->config_.tied_head) {
+    LinearLayer& embedding = model->embedding_;
+    if (!model->IsStored(embedding.name) && model->IsStored(model->head_.name))
+      embedding.name = model->head_.name;
+    model->head_.name = embedding.name;
+  }
   std::vector<LinearLayer*> layers = {&model->embedding_};
   if (!model->config_.tied_head) layers.push_back(&model->head_);
   for (Block& block : model->blocks_) {
@@ -97,6 +103,10 @@ Status Model::LoadNorm(const std::string& name, std::vector<float>* norm) const 
   return OkStatus();
 }
 
+bool Model::IsStored(const std::string& name) const {
+  return hf_config_.packed.contains(name) || checkpoint_->tensors().Contains(name);
+}
+
 Status Model::CheckStored(const std::string& name, const Shape& shape) const {
   const auto packed = hf_config_.packed.find(name);
   Shape found;
@@ -113,8 +123,8 @@ Status Model::CheckStored(const std::string& name, const Shape& shape) const {
 }
 
 Status Model::LoadBlock(int32_t index) {
-  HARROW_CHECK(checkpoint_ != nullptr);
-  Block& block = blocks_.at(static_cast<size_t>(index));
+  HARROW_CHECK(checkpoint_ != nullptr && index >= 0 && index < config_.layers);
+  Block& block = blocks_[static_cast<size_t>(index)];
   for (LinearLayer* linear : block.linears())
     HARROW_RETURN_IF_ERROR(LoadLinear(linear));
   HARROW_RETURN_IF_ERROR(LoadNorm(block.attention_norm_name, &block.attention_norm));
@@ -122,7 +132,8 @@ Status Model::LoadBlock(int32_t index) {
 }
 
 void Model::ReleaseBlock(int32_t index) {
-  Block& block = blocks_.at(static_cast<size_t>(index));
+  HARROW_CHECK(index >= 0 && index < config_.layers);
+  Block& block = blocks_[static_cast<size_t>(index)];
   for (LinearLayer* linear : block.linears()) {
     linear->weight = LinearWeight();
     if (checkpoint_ == nullptr) continue;

@@ -23,6 +23,9 @@ constexpr double kSecondsPerMegabyte = 10;
 
 // \s and \w mean the Unicode properties in Oniguruma. PCRE2's \s adds U+180E, its \w lacks marks.
 constexpr std::string_view kWordSet = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+// Outside of a class Oniguruma also takes six superscripts and fractions of Latin-1 for \w.
+constexpr std::string_view kWordClass =
+    "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\xB2\\xB3\\xB9\\xBC-\\xBE]";
 
 constexpr std::string_view kCategories[] = {"C",  "Cc", "Cf", "Cn", "Co", "L",  "Ll", "Lm", "Lo",
                                             "Lt", "Lu", "M",  "Mc", "Me", "Mn", "N",  "Nd", "Nl",
@@ -155,16 +158,11 @@ class Translator {
     switch (c) {
       case 's': Replace(2, "\\p{White_Space}"); return OkStatus();
       case 'S': Replace(2, "\\P{White_Space}"); return OkStatus();
-      case 'w':
-        if (!in_class_) out_ += '[';
-        Replace(2, kWordSet);
-        if (!in_class_) out_ += ']';
-        return OkStatus();
+      case 'w': Replace(2, in_class_ ? kWordSet : kWordClass); return OkStatus();
       case 'W':
         if (in_class_) return Refuse("'\\W' in a class");
         out_ += "[^";
-        Replace(2, kWordSet);
-        out_ += ']';
+        Replace(2, kWordClass.substr(1));
         return OkStatus();
       case 'b':
       case 'B': return WordBoundary(c == 'B');
@@ -196,10 +194,9 @@ class Translator {
 
   Status WordBoundary(bool negated) {
     if (in_class_) return Refuse("'\\b' in a class");
-    const std::string set = "[" + std::string(kWordSet) + "]";
     pos_ += 2;
-    out_ += negated ? fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", set)
-                    : fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", set);
+    out_ += negated ? fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", kWordClass)
+                    : fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", kWordClass);
     return OkStatus();
   }
 

@@ -169,34 +169,40 @@ class CharsMapChecker {
     if (FindInvalidUtf8(replacements_) != replacements_.size()) {
       return Corruption("the replacements are not UTF-8");
     }
-    // In a sound trie each unit is reached on one way only.
-    std::vector<bool> seen(units_, false);
-    struct Node {
+    // A walk over all paths. They may meet again (Darts-clone shares equal ends), but not in a
+    // circle. rules[u]: the most rules on one path from u on; -1 not seen, -2 on the current path.
+    constexpr int8_t kNew = -1, kOpen = -2;
+    std::vector<int8_t> rules(units_, kNew);
+    struct Step {
       size_t unit;
-      int rules;  // that end on the way here
+      size_t label;  // the next one to try
+      int8_t best;   // of the children so far
     };
-    std::vector<Node> todo = {{0, 0}};
-    seen[0] = true;
-    while (!todo.empty()) {
-      Node node = todo.back();
-      todo.pop_back();
-      const uint32_t unit = Unit(node.unit);
-      const size_t base = node.unit ^ Offset(unit);
-      // The search reads any of the 256 units at the base before it knows whether they belong.
-      if ((base | 0xFF) >= units_) return Corruption("unit {} points outside", node.unit);
-      if ((unit >> 8 & 1) != 0) {
-        if (++node.rules > kMaxNestedRules) return Corruption("too many rules for one prefix");
-        if (const Status status = CheckReplacement(Unit(base) & 0x7FFFFFFF); !status.ok()) {
-          return status;
+    std::vector<Step> path = {{0, 0, 0}};
+    rules[0] = kOpen;
+    if (const Status status = CheckUnit(0); !status.ok()) return status;
+    while (!path.empty()) {
+      Step& step = path.back();
+      const size_t base = Base(step.unit);
+      bool down = false;
+      for (; step.label < 256 && !down; ++step.label) {
+        const size_t child = base ^ step.label;
+        if ((Unit(child) & 0x800000FF) != step.label) continue;
+        if (rules[child] == kOpen) return Corruption("unit {} is in a circle", child);
+        if (rules[child] == kNew) {
+          if (const Status status = CheckUnit(child); !status.ok()) return status;
+          rules[child] = kOpen;
+          path.push_back({child, 0, 0});
+          down = true;
+          break;  // and look at this child again, then closed
         }
+        step.best = std::max(step.best, rules[child]);
       }
-      for (size_t label = 0; label < 256; ++label) {
-        const size_t child = base ^ label;
-        if ((Unit(child) & 0x800000FF) != label) continue;
-        if (seen[child]) return Corruption("unit {} is reached twice", child);
-        seen[child] = true;
-        todo.push_back({child, node.rules});
-      }
+      if (down) continue;
+      const int8_t most = static_cast<int8_t>(step.best + (HasRule(step.unit) ? 1 : 0));
+      if (most > kMaxNestedRules) return Corruption("too many rules for one prefix");
+      rules[step.unit] = most;
+      path.pop_back();
     }
     return OkStatus();
   }
@@ -210,7 +216,19 @@ class CharsMapChecker {
     return word;
   }
   uint32_t Unit(size_t index) const { return Word(4 + 4 * index); }
-  static size_t Offset(uint32_t unit) { return size_t{unit >> 10} << ((unit & 1u << 9) >> 6); }
+  // The 256 units that may be the children of `unit`.
+  size_t Base(size_t unit) const {
+    const uint32_t bits = Unit(unit);
+    return unit ^ size_t { bits >> 10 } << ((bits & 1u << 9) >> 6);
+  }
+  bool HasRule(size_t unit) const { return (Unit(unit) >> 8 & 1) != 0; }
+
+  Status CheckUnit(size_t unit) const {
+    const size_t base = Base(unit);
+    // A search reads any of the 256 before it knows whether they belong.
+    if ((base | 0xFF) >= units_) return Corruption("unit {} points outside", unit);
+    return HasRule(unit) ? CheckReplacement(Unit(base) & 0x7FFFFFFF) : OkStatus();
+  }
 
   Status CheckReplacement(size_t at) const {
     const size_t end = at < replacements_.size() ? replacements_.find('\0', at) : std::string::npos;

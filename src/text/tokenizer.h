@@ -28,7 +28,9 @@ class Tokenizer {
   // ("<|endoftext|>") is one.
   virtual Result<std::vector<int32_t>> Encode(std::string_view text,
                                               SpecialTokens special) const = 0;
-  // Text of `ids`; special tokens are left out. Partial UTF-8 at the end stays as raw bytes.
+  // Text of `ids`; special tokens are left out. Ill-formed UTF-8 becomes U+FFFD as in the family's
+  // reference; an incomplete character at the end stays as raw bytes. InvalidArgument for an id
+  // that is no token.
   virtual Result<std::string> Decode(const std::vector<int32_t>& ids) const = 0;
   // The bytes that one token adds in the middle of a text ("▁the" -> " the", <0x0A> -> "\n");
   // special -> "".
@@ -39,7 +41,7 @@ class Tokenizer {
   virtual int32_t eos_id() const = 0;  // -1 when there is none
   // Whether kModelDefault puts a BOS in front.
   virtual bool adds_bos() const = 0;
-  // "bpe-byte-level", "bpe-byte-fallback", "sentencepiece-bpe", "sentencepiece-unigram": for
+  // "bpe-byte-level", "bpe-byte-fallback", "bpe", "sentencepiece-bpe", "sentencepiece-unigram": for
   // reports.
   virtual std::string_view kind() const = 0;
 };

@@ -9,6 +9,7 @@
 #include "base/mapped_file.h"
 #include "test_data.h"
 #include "text/json_fields.h"
+#include "text/pattern.h"
 #include "text/tokenizer.h"
 #include "text/unicode.h"
 
@@ -105,6 +106,36 @@ void ExpectSameCorpus(const Json& golden, const Tokenizer& tokenizer, const std:
               seconds.count());
   EXPECT_EQ(ids.size(), golden["count"].get<size_t>()) << name;
   EXPECT_EQ(Fnv1a(ids), golden["fnv1a"].get<std::string>()) << name;
+}
+
+TEST(RegexClasses, AgreeWithOniguruma) {
+  std::string every;  // character that Unicode 14 assigns, as in the script
+  const Result<Regex> unassigned = Regex::Compile("[\\p{Cn}\\p{Co}]");
+  ASSERT_TRUE(unassigned.ok());
+  std::string all;
+  for (char32_t c = 0; c < 0x110000; ++c) {
+    if (c < 0xD800 || c > 0xDFFF) AppendUtf8(c, &all);
+  }
+  const Result<std::vector<ByteRange>> skip = unassigned->FindAll(all);
+  ASSERT_TRUE(skip.ok());
+  for (const ByteRange part : SplitAt(*skip, all.size(), SplitBehavior::kRemoved, false)) {
+    every.append(all, part.begin, part.end - part.begin);
+  }
+  for (const Json& golden : Golden()["classes"]) {
+    SCOPED_TRACE(golden["pattern"].get<std::string>());
+    const Result<Regex> regex = Regex::Compile(golden["pattern"].get<std::string>());
+    ASSERT_TRUE(regex.ok()) << regex.status().ToString();
+    const Result<std::vector<ByteRange>> matches = regex->FindAll(every);
+    ASSERT_TRUE(matches.ok()) << matches.status().ToString();
+    Ids found;
+    for (const ByteRange match : *matches) {
+      size_t pos = match.begin;
+      found.push_back(static_cast<int32_t>(NextChar(every, &pos)));
+      EXPECT_EQ(pos, match.end);
+    }
+    EXPECT_EQ(found.size(), golden["count"].get<size_t>());
+    EXPECT_EQ(Fnv1a(found), golden["fnv1a"].get<std::string>());
+  }
 }
 
 class SharedJson : public ::testing::TestWithParam<const char*> {};
@@ -220,7 +251,7 @@ void ExpectSameAsVectors(const std::string& name, const Tokenizer& tokenizer) {
   std::ifstream output(base + ".out");
   const std::string marker = "\n__ggml_vocab_test__\n";
   size_t count = 0;
-  for (size_t begin = 0; begin <= input.size(); ++count) {
+  for (size_t begin = 0; begin < input.size(); ++count) {
     const size_t end = std::min(input.find(marker, begin), input.size());
     std::string line;
     ASSERT_TRUE(std::getline(output, line)) << "text " << count;

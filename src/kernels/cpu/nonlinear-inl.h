@@ -125,13 +125,18 @@ void RopeRows(float* x, int64_t m, int32_t heads, int32_t head_dim, const float*
 }
 
 // keys [count, head_dim] -> transposed [head_dim, kKeyBlock]; columns past `count` become 0.
-// Costs one shuffle a vector element and spares a horizontal sum for every score.
-void TransposeKeys(const float* keys, int64_t count, int64_t head_dim, float* transposed) {
+// Costs about a shuffle an element and spares a horizontal sum for every score. Asks for this block
+// of `values` and for the next block of keys on the way: in decode every block comes from memory,
+// and the tiles jump too much for the hardware to see a stream.
+void TransposeKeys(const float* keys, const float* values, int64_t count, int64_t head_dim,
+                   float* transposed) {
   for (int64_t key = 0; key < kKeyBlock; key += kLanes) {
     if (key >= count && key % (kTileVecs * kLanes) == 0) return;  // no tile reads further
     for (int64_t d = 0; d < head_dim; d += kLanes) {
       V tile[kLanes];
       for (int64_t i = 0; i < kLanes; ++i) {
+        __builtin_prefetch(values + (key + i) * head_dim + d, 0, 2);
+        __builtin_prefetch(keys + (kKeyBlock + key + i) * head_dim + d, 0, 2);
         tile[i] =
             key + i < count ? LoadPart(keys + (key + i) * head_dim + d, head_dim - d) : Set(0);
       }
@@ -259,7 +264,7 @@ void AttentionTile(const AttentionProblem& p, int32_t kv_head, int64_t begin, in
   const int64_t keys = p.start + end;
   for (int64_t first = 0; first < keys; first += kKeyBlock) {
     const int64_t count = keys - first < kKeyBlock ? keys - first : kKeyBlock;
-    TransposeKeys(k + first * head_dim, count, head_dim, scratch.keys);
+    TransposeKeys(k + first * head_dim, v + first * head_dim, count, head_dim, scratch.keys);
     // Rows of the first tokens may end before this block.
     const int64_t blind = first - p.start - begin > 0 ? first - p.start - begin : 0;
     int64_t row = blind * group;

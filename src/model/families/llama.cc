@@ -14,8 +14,7 @@ Status BindLlama(const HfConfig& config, ModelLayout* layout) {
   ModelConfig& c = layout->config;
   c.family = "llama";
   layout->embedding = {"model.embed_tokens.weight", c.vocab, c.hidden, {}};
-  layout->head = layout->embedding;
-  if (!c.tied_head) layout->head.name = "lm_head.weight";
+  layout->head = {"lm_head.weight", c.vocab, c.hidden, {}};
   layout->final_norm_name = "model.norm.weight";
 
   const int64_t q_width = int64_t{c.heads} * c.head_dim;

@@ -1,0 +1,95 @@
+// include/harrow, forwarded to the folders that do the work.
+#include <memory>
+
+#include "base/thread_pool.h"
+#include "checkpoint/checkpoint.h"
+#include "eval/bench.h"
+#include "eval/compare.h"
+#include "eval/diagnose.h"
+#include "eval/generate.h"
+#include "eval/inspect.h"
+#include "eval/loaded_model.h"
+#include "eval/perplexity.h"
+#include "eval/tasks.h"
+#include "harrow/bench.h"
+#include "harrow/convert.h"
+#include "harrow/eval.h"
+#include "harrow/machine.h"
+#include "harrow/model.h"
+
+namespace harrow {
+namespace {
+
+Result<std::shared_ptr<ThreadPool>> ConfiguredPool(const MachineOptions& machine) {
+  HARROW_RETURN_IF_ERROR(ApplyMachineOptions(machine));
+  return std::make_shared<ThreadPool>(machine.threads);
+}
+
+}  // namespace
+
+struct LanguageModel::Impl {
+  LoadedModel loaded;
+};
+
+LanguageModel::LanguageModel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+LanguageModel::~LanguageModel() = default;
+
+Result<std::unique_ptr<LanguageModel>> LanguageModel::Open(const std::string& model,
+                                                           const MachineOptions& machine) {
+  HARROW_ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ConfiguredPool(machine));
+  auto impl = std::make_unique<Impl>();
+  HARROW_ASSIGN_OR_RETURN(impl->loaded, LoadModel(model, std::move(pool)));
+  return std::unique_ptr<LanguageModel>(new LanguageModel(std::move(impl)));
+}
+
+Result<GenerateReport> LanguageModel::Generate(
+    const GenerateOptions& options, const std::function<void(std::string_view)>& on_output,
+    const RunControl* control) {
+  return GenerateText(impl_->loaded, options, on_output, control);
+}
+
+Result<ScoreReport> LanguageModel::Score(const ScoreOptions& options) {
+  return ScoreText(impl_->loaded, options);
+}
+
+Result<PerplexityReport> LanguageModel::Perplexity(const PerplexityOptions& options,
+                                                   const RunControl* control) {
+  return MeasurePerplexity(impl_->loaded, options, control);
+}
+
+Result<TaskReport> LanguageModel::Tasks(const TaskOptions& options, const RunControl* control) {
+  return MeasureTasks(impl_->loaded, options, control);
+}
+
+Result<InspectReport> Inspect(const std::string& model, const RunControl* control) {
+  return InspectModel(model, control);
+}
+
+Result<CompareReport> Compare(const std::string& dense, const std::string& sparse,
+                              const CompareOptions& options, const MachineOptions& machine,
+                              const RunControl* control) {
+  HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<ThreadPool> pool, ConfiguredPool(machine));
+  HARROW_ASSIGN_OR_RETURN(const LoadedModel first, LoadModel(dense, pool));
+  HARROW_ASSIGN_OR_RETURN(const LoadedModel second, LoadModel(sparse, pool));
+  return CompareModels(first, second, options, control);
+}
+
+Result<BenchReport> Bench(const BenchOptions& options, const MachineOptions& machine,
+                          const RunControl* control) {
+  HARROW_ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ConfiguredPool(machine));
+  return MeasureBench(options, std::move(pool), control);
+}
+
+Status ConfigureMachine(const MachineOptions& options) {
+  return ApplyMachineOptions(options);
+}
+
+DoctorReport Diagnose() {
+  return DiagnoseMachine();
+}
+
+Status ConvertLlama2c(const ConvertOptions& options) {
+  return ConvertLlama2c(options.model, options.tokenizer, options.output, options.overwrite);
+}
+
+}  // namespace harrow

@@ -1,0 +1,562 @@
+// The engine: a recipe over a model, block by block.
+//
+// Source: the sequential convention of SparseGPT, GPTQ and Wanda (opt_sequential, prune_wanda):
+// every linear of a block is calibrated on the inputs it has in the block before compression, and
+// the next block on what the compressed block produces.
+#include <cblas.h>
+#include <xxhash.h>
+
+#include <chrono>
+#include <filesystem>
+#include <map>
+#include <set>
+
+#include "base/atomic_file.h"
+#include "base/mapped_file.h"
+#include "compress/calibration.h"
+#include "compress/hidden_store.h"
+#include "compress/layer.h"
+#include "compress/plan.h"
+#include "compress/recipe.h"
+#include "compress/report_json.h"
+#include "compress/statistics_observer.h"
+#include "harrow/compress.h"
+#include "kernels/elementwise.h"
+#include "model/model.h"
+
+namespace harrow {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kOuterShard[] = "outer";
+constexpr int64_t kDefaultSequenceLength = 2048;
+constexpr char kReportFile[] = "harrow_report.json";
+// Reports of finished layers, beside the shards of an unfinished run.
+constexpr char kLayersFile[] = "harrow_layers.json";
+constexpr uint64_t kMaxLayersFileBytes = uint64_t{256} << 20;
+// Changes with anything that makes the same recipe give other weights.
+constexpr int kAlgorithmVersion = 1;
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+Status Cancelled() {
+  return Error(StatusCode::kCancelled, "cancelled");
+}
+
+// OpenBLAS keeps one thread count for the process.
+class BlasThreads {
+ public:
+  explicit BlasThreads(int threads) : before_(openblas_get_num_threads()) {
+    openblas_set_num_threads(threads);
+  }
+  ~BlasThreads() { openblas_set_num_threads(before_); }
+  BlasThreads(const BlasThreads&) = delete;
+  BlasThreads& operator=(const BlasThreads&) = delete;
+
+ private:
+  int before_;
+};
+
+// Sizes and times of the weight files and the text of config.json: enough to notice that the source
+// of an interrupted run has changed, without reading gigabytes.
+Result<std::string> SourceIdentity(const Checkpoint& checkpoint) {
+  std::string identity = checkpoint.config().json;
+  std::error_code error;
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::directory_iterator(checkpoint.directory(), error)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    std::error_code ignored;
+    files[entry.path().filename()] =
+        fmt::format("{} {}", entry.file_size(ignored),
+                    entry.last_write_time(ignored).time_since_epoch().count());
+  }
+  if (error) {
+    return Error(StatusCode::kIoError, "read {}: {}", checkpoint.directory(), error.message());
+  }
+  for (const auto& [name, stamp] : files)
+    identity += fmt::format("\n{} {}", name, stamp);
+  return identity;
+}
+
+class Compressor {
+ public:
+  Compressor(const CompressOptions& options, const RunControl* control)
+      : options_(options),
+        control_(control != nullptr ? *control : silent_),
+        pool_(options.threads),
+        blas_threads_(pool_.size()),
+        state_(NewForwardState(&pool_, kDefaultSequenceLength)),
+        start_(std::chrono::steady_clock::now()) {}
+
+  Result<CompressReport> Run() {
+    HARROW_RETURN_IF_ERROR(Prepare());
+    HARROW_RETURN_IF_ERROR(EmbedSequences());
+    for (int32_t b = 0; b < Blocks(); ++b) {
+      HARROW_RETURN_IF_ERROR(RunBlock(b).At(fmt::format("block {}", b)));
+    }
+    HARROW_RETURN_IF_ERROR(RunOuter());
+    return Finish();
+  }
+
+ private:
+  int32_t Blocks() const { return static_cast<int32_t>(model_->blocks().size()); }
+  int64_t Samples() const { return calibration_ ? calibration_->samples() : 0; }
+  static std::string ShardName(int32_t block) { return fmt::format("block-{:05d}", block); }
+
+  Status Prepare();
+  Status PrepareCalibration();
+  Status PrepareOutput();
+  Status EmbedSequences();
+  Status RunBlock(int32_t b);
+  Status Observe(int32_t b, StatisticsObserver* observer);
+  Status Advance(int32_t b);
+  Status CompressBlock(int32_t b);
+  Result<std::vector<LinearWeight>> RestoreShard(const std::string& name,
+                                                 const std::vector<const LinearLayer*>& linears);
+  Status RestoreBlock(int32_t b);
+  Status RunOuter();
+  Status ObserveHead(StatisticsObserver* observer);
+  Result<LinearWeight> CompressOne(const LinearLayer& layer, const LayerPlan& plan,
+                                   InputStatistics* statistics);
+  void FindOtherTensors();
+  Status AddOtherTensors(int32_t b);  // Blocks(): those outside all blocks
+  Status SaveLayerReports();
+  void LoadLayerReports();
+  Result<CompressReport> Finish();
+
+  void Warn(const std::string& message) {
+    report_.warnings.push_back(message);
+    control_.Warn(message);
+  }
+  void AddLayer(LayerReport layer) {
+    for (const std::string& warning : layer.warnings)
+      Warn(warning);
+    rounded_ += layer.rounded;
+    report_.layers.push_back(std::move(layer));
+  }
+  // One unit of work done; `what` says where.
+  void Tick(std::string_view what, int64_t units) {
+    done_units_ += units;
+    control_.Progress(what, done_units_, total_units_);
+  }
+
+  const CompressOptions& options_;
+  const RunControl silent_;
+  const RunControl& control_;
+  ThreadPool pool_;
+  BlasThreads blas_threads_;
+  std::unique_ptr<ForwardState, void (*)(ForwardState*)> state_;
+  const std::chrono::steady_clock::time_point start_;
+
+  Recipe recipe_;
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  std::unique_ptr<Model> model_;
+  CompressionPlan plan_;
+  std::optional<Calibration> calibration_;
+  std::unique_ptr<KvStore> kv_;  // one layer, reused by every block and sequence
+  std::unique_ptr<HiddenStore> hidden_;
+  std::vector<float> sequence_;  // [sequence_length, hidden]
+  int32_t last_observed_ = -1;   // hidden states are needed up to this block; Blocks(): the head
+  std::unique_ptr<CheckpointWriter> writer_;
+  std::string work_folder_;
+  std::map<std::string, LayerReport> earlier_;           // of an interrupted run
+  std::vector<std::vector<std::string>> other_tensors_;  // by block; last: outside all blocks
+  CompressReport report_;
+  int64_t block_weights_ = 0;
+  int64_t block_nonzeros_ = 0;
+  int64_t rounded_ = 0;
+  int64_t done_units_ = 0;
+  int64_t total_units_ = 0;
+};
+
+Status Compressor::Prepare() {
+  if (options_.recipe_path.empty() == options_.recipe_text.empty()) {
+    return InvalidArgument("give a recipe, as a file or as text");
+  }
+  if (options_.output.empty()) return InvalidArgument("no output directory");
+  HARROW_ASSIGN_OR_RETURN(recipe_, options_.recipe_path.empty()
+                                       ? ParseRecipe(options_.recipe_text, "recipe")
+                                       : LoadRecipe(options_.recipe_path));
+  HARROW_ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(options_.model));
+  HARROW_ASSIGN_OR_RETURN(model_, Model::Load(checkpoint_, {.lazy_blocks = true}));
+  HARROW_ASSIGN_OR_RETURN(plan_, MakePlan(recipe_, *model_));
+  for (int32_t b = 0; b < Blocks(); ++b) {
+    for (const LinearLayer* linear : std::as_const(*model_).blocks()[b].linears()) {
+      if (plan_.NeedOf(linear->name) != StatisticsNeed::kNone) last_observed_ = b;
+    }
+  }
+  if (plan_.NeedOf(model_->head().name) != StatisticsNeed::kNone) last_observed_ = Blocks();
+  report_.model = options_.model;
+  report_.output = options_.output;
+  report_.recipe = recipe_.canonical;
+  report_.disk_bytes_before = checkpoint_->tensors().file_bytes();
+  FindOtherTensors();
+  for (const std::vector<std::string>& names : other_tensors_) {
+    for (const std::string& name : names) {
+      HARROW_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->tensors().Find(name));
+      report_.resident_bytes_before += view.bytes();
+      report_.resident_bytes += view.bytes();
+    }
+  }
+  for (const std::string& warning : plan_.warnings)
+    Warn(warning);
+  if (last_observed_ >= 0) HARROW_RETURN_IF_ERROR(PrepareCalibration());
+  HARROW_RETURN_IF_ERROR(PrepareOutput());
+
+  const int64_t forward = Samples();
+  for (int32_t b = 0; b < Blocks(); ++b) {
+    total_units_ += static_cast<int64_t>(model_->blocks()[b].linears().size());
+    if (b <= last_observed_ && !writer_->HasShard(ShardName(b))) total_units_ += forward;
+    if (b < last_observed_) total_units_ += forward;
+  }
+  return OkStatus();
+}
+
+Status Compressor::PrepareCalibration() {
+  const CalibrationSpec& spec = *recipe_.calibration;
+  const int64_t context = model_->config().max_context;
+  if (spec.sequence_length > context) {
+    return InvalidArgument("calibration.sequence_length: {} exceeds the model's context of {}",
+                           spec.sequence_length, context);
+  }
+  const int64_t length =
+      spec.sequence_length > 0 ? spec.sequence_length : std::min(context, kDefaultSequenceLength);
+  HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer,
+                          LoadTokenizer(options_.model));
+  Result<Calibration> taken = TakeCalibration(spec, length, *tokenizer, &control_);
+  if (!taken.ok()) return taken.status().At("calibration");
+  calibration_ = std::move(taken).value();
+  CalibrationReport& report = report_.calibration;
+  report.file = spec.file;
+  report.text_hash = fmt::format("{:016x}", calibration_->text_hash);
+  report.mode = spec.mode == CalibrationMode::kConcat ? "concat" : "papers";
+  report.seed = spec.seed;
+  report.samples = calibration_->samples();
+  report.sequence_length = length;
+  report.tokens = report.samples * length;
+  report.documents = calibration_->documents;
+  report.rejected_documents = calibration_->rejected_documents;
+  report.tokenizer = tokenizer->kind();
+  if (!options_.save_calibration.empty()) {
+    HARROW_RETURN_IF_ERROR(
+        WriteFileAtomically(options_.save_calibration, CalibrationJson(*calibration_)));
+  }
+  return OkStatus();
+}
+
+Status Compressor::PrepareOutput() {
+  std::error_code error;
+  const fs::path output = fs::weakly_canonical(options_.output, error);
+  const fs::path model = fs::weakly_canonical(options_.model, error);
+  if (output == model || output / "" == model / "") {
+    return InvalidArgument("{}: the output would replace the model it is made from",
+                           options_.output);
+  }
+  work_folder_ = (output.has_filename() ? output : output.parent_path()).string() + ".partial";
+  HARROW_ASSIGN_OR_RETURN(std::string identity, SourceIdentity(*checkpoint_));
+  identity += fmt::format("\n{}\n{}\n", kAlgorithmVersion, recipe_.canonical);
+  XXH3_state_t* hash = XXH3_createState();
+  XXH3_64bits_reset(hash);
+  XXH3_64bits_update(hash, identity.data(), identity.size());
+  if (calibration_) {
+    XXH3_64bits_update(hash, calibration_->ids.data(), calibration_->ids.size() * sizeof(int32_t));
+  }
+  const uint64_t key = XXH3_64bits_digest(hash);
+  XXH3_freeState(hash);
+  LoadLayerReports();
+  HARROW_ASSIGN_OR_RETURN(
+      writer_, CheckpointWriter::Create(options_.output, {.overwrite = options_.overwrite,
+                                                          .resume_key = fmt::format("{:016x}", key),
+                                                          .discard_partial = options_.restart}));
+  return OkStatus();
+}
+
+// A block's notes are written before its shard, so they are there whenever the shard is; should
+// they be missing all the same, the block is described from what is stored.
+void Compressor::LoadLayerReports() {
+  const Result<std::string> text = ReadFile(work_folder_ + "/" + kLayersFile, kMaxLayersFileBytes);
+  if (!text.ok()) return;
+  const nlohmann::json layers = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (!layers.is_array()) return;
+  for (const nlohmann::json& layer : layers) {
+    Result<LayerReport> report = ReportFromJson<LayerReport>(layer);
+    if (report.ok()) earlier_[report->name] = std::move(report).value();
+  }
+}
+
+Status Compressor::SaveLayerReports() {
+  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
+  for (const LayerReport& layer : report_.layers)
+    layers.push_back(ReportToJson(layer));
+  return WriteFileAtomically(work_folder_ + "/" + kLayersFile, layers.dump());
+}
+
+Status Compressor::EmbedSequences() {
+  if (!calibration_) return OkStatus();
+  const int64_t length = calibration_->sequence_length;
+  sequence_.resize(static_cast<size_t>(length * model_->config().hidden));
+  kv_ = NewContiguousKv(model_->config(), 1, length);
+  HARROW_ASSIGN_OR_RETURN(
+      hidden_,
+      HiddenStore::Create(Samples(), static_cast<int64_t>(sequence_.size()), work_folder_));
+  for (int64_t s = 0; s < Samples(); ++s) {
+    HARROW_RETURN_IF_ERROR(
+        model_->Embed(calibration_->sequence(s), length, sequence_.data()).At("calibration"));
+    HARROW_RETURN_IF_ERROR(hidden_->Write(s, sequence_.data()));
+  }
+  return OkStatus();
+}
+
+Status Compressor::RunBlock(int32_t b) {
+  if (control_.Cancelled()) return Cancelled();
+  HARROW_RETURN_IF_ERROR(model_->LoadBlock(b));
+  for (const LinearLayer* linear : std::as_const(*model_).blocks()[b].linears()) {
+    report_.resident_bytes_before += linear->weight.data.size();
+  }
+  HARROW_RETURN_IF_ERROR(writer_->HasShard(ShardName(b)) ? RestoreBlock(b) : CompressBlock(b));
+  for (const LinearLayer* linear : std::as_const(*model_).blocks()[b].linears()) {
+    report_.resident_bytes += linear->weight.data.size();
+    const Result<int64_t> nonzeros = ValidateWeight(linear->weight);
+    if (!nonzeros.ok()) return nonzeros.status().At(linear->name);
+    block_weights_ += linear->rows * linear->cols;
+    block_nonzeros_ += *nonzeros;
+  }
+  if (b < last_observed_) HARROW_RETURN_IF_ERROR(Advance(b));
+  model_->ReleaseBlock(b);
+  return OkStatus();
+}
+
+// Runs the block as it is and lets `observer` see its inputs; the outputs are dropped.
+Status Compressor::Observe(int32_t b, StatisticsObserver* observer) {
+  const std::string what = fmt::format("block {}/{}: calibrate", b + 1, Blocks());
+  for (int64_t s = 0; s < Samples(); ++s) {
+    if (control_.Cancelled()) return Cancelled();
+    HARROW_RETURN_IF_ERROR(hidden_->Read(s, sequence_.data()));
+    HARROW_RETURN_IF_ERROR(model_->ForwardBlock(b, sequence_.data(), calibration_->sequence_length,
+                                                0, kv_.get(), 0, state_.get(), observer));
+    HARROW_RETURN_IF_ERROR(observer->EndSequence());
+    Tick(what, 1);
+  }
+  observer->Finish();
+  return OkStatus();
+}
+
+// Moves the hidden states behind the compressed block.
+Status Compressor::Advance(int32_t b) {
+  const std::string what = fmt::format("block {}/{}: run compressed", b + 1, Blocks());
+  for (int64_t s = 0; s < Samples(); ++s) {
+    if (control_.Cancelled()) return Cancelled();
+    HARROW_RETURN_IF_ERROR(hidden_->Read(s, sequence_.data()));
+    HARROW_RETURN_IF_ERROR(model_->ForwardBlock(b, sequence_.data(), calibration_->sequence_length,
+                                                0, kv_.get(), 0, state_.get(), nullptr));
+    HARROW_RETURN_IF_ERROR(hidden_->Write(s, sequence_.data()));
+    Tick(what, 1);
+  }
+  return OkStatus();
+}
+
+Result<LinearWeight> Compressor::CompressOne(const LinearLayer& layer, const LayerPlan& plan,
+                                             InputStatistics* statistics) {
+  if (control_.Cancelled()) return Cancelled();
+  HARROW_ASSIGN_OR_RETURN(CompressedLayer done, CompressLayer(layer, plan, recipe_.store_dense,
+                                                              statistics, &pool_, &control_));
+  AddLayer(std::move(done.report));
+  return std::move(done.weight);
+}
+
+Status Compressor::CompressBlock(int32_t b) {
+  Block& block = model_->blocks()[static_cast<size_t>(b)];
+  StatisticsObserver observer;
+  const std::vector<const LinearLayer*> groups[] = {
+      {&block.q, &block.k, &block.v}, {&block.o}, {&block.gate, &block.up}, {&block.down}};
+  for (const std::vector<const LinearLayer*>& group : groups) {
+    StatisticsNeed need = StatisticsNeed::kNone;
+    for (const LinearLayer* linear : group)
+      need = std::max(need, plan_.NeedOf(linear->name));
+    if (need != StatisticsNeed::kNone) observer.Watch(group, need);
+  }
+  if (!observer.empty()) {
+    HARROW_RETURN_IF_ERROR(Observe(b, &observer));
+  } else if (b <= last_observed_) {
+    done_units_ += Samples();
+  }
+
+  HARROW_RETURN_IF_ERROR(writer_->BeginShard(ShardName(b)));
+  for (LinearLayer* linear : block.linears()) {
+    const LayerPlan* plan = plan_.Find(linear->name);
+    // Taken also when unused, so that the statistics are freed with the last linear of a group.
+    const std::shared_ptr<InputStatistics> statistics = observer.Take(linear->name);
+    Tick(fmt::format("block {}/{}: {}", b + 1, Blocks(), linear->name), 1);
+    if (plan != nullptr) {
+      HARROW_ASSIGN_OR_RETURN(linear->weight, CompressOne(*linear, *plan, statistics.get()));
+    }
+    HARROW_RETURN_IF_ERROR(writer_->AddLinear(linear->name, linear->weight));
+  }
+  HARROW_RETURN_IF_ERROR(AddOtherTensors(b));
+  HARROW_RETURN_IF_ERROR(SaveLayerReports());
+  return writer_->EndShard();
+}
+
+// Takes the linears of a shard over that an interrupted run has finished, in `linears` order.
+Result<std::vector<LinearWeight>> Compressor::RestoreShard(
+    const std::string& name, const std::vector<const LinearLayer*>& linears) {
+  HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const TensorSource> shard,
+                          writer_->OpenShard(name));
+  const std::map<std::string, PackedWeightInfo> packed = writer_->ShardPackedInfo(name);
+  std::vector<LinearWeight> weights;
+  for (const LinearLayer* linear : linears) {
+    LinearWeight weight;
+    const auto info = packed.find(linear->name);
+    if (info != packed.end()) {
+      HARROW_ASSIGN_OR_RETURN(const TensorView view,
+                              shard->Find(linear->name + std::string(kPackedSuffix)));
+      HARROW_ASSIGN_OR_RETURN(weight, RestorePackedWeight(linear->name, info->second, view));
+    } else {
+      HARROW_ASSIGN_OR_RETURN(const TensorView view, shard->Find(linear->name));
+      HARROW_ASSIGN_OR_RETURN(weight, WrapDense(view));
+    }
+    if (const LayerPlan* plan = plan_.Find(linear->name); plan != nullptr) {
+      const auto found = earlier_.find(linear->name);
+      if (found != earlier_.end()) {
+        AddLayer(found->second);
+      } else {
+        HARROW_ASSIGN_OR_RETURN(const int64_t nonzeros, ValidateWeight(weight));
+        LayerReport layer = DescribeStored(linear->name, weight, nonzeros, *plan);
+        layer.bytes_before = linear->weight.data.size();
+        AddLayer(std::move(layer));
+      }
+    }
+    weights.push_back(std::move(weight));
+  }
+  HARROW_RETURN_IF_ERROR(SaveLayerReports());
+  return weights;
+}
+
+Status Compressor::RestoreBlock(int32_t b) {
+  Block& block = model_->blocks()[static_cast<size_t>(b)];
+  HARROW_ASSIGN_OR_RETURN(std::vector<LinearWeight> weights,
+                          RestoreShard(ShardName(b), std::as_const(block).linears()));
+  Tick(fmt::format("block {}/{}: taken over", b + 1, Blocks()),
+       static_cast<int64_t>(weights.size()));
+  for (size_t i = 0; i < weights.size(); ++i)
+    block.linears()[i]->weight = std::move(weights[i]);
+  ++report_.resumed_blocks;
+  return OkStatus();
+}
+
+// Sorts the source's tensors that are no linear weights of the model by the block that their names
+// begin with; the rest comes last.
+void Compressor::FindOtherTensors() {
+  std::set<std::string> linears = {model_->embedding().name, model_->head().name};
+  std::vector<std::string> prefixes;
+  for (const Block& block : std::as_const(*model_).blocks()) {
+    for (const LinearLayer* linear : block.linears())
+      linears.insert(linear->name);
+    const std::string marker = fmt::format(".{}.", prefixes.size());
+    prefixes.push_back(block.q.name.substr(0, block.q.name.find(marker) + marker.size()));
+  }
+  other_tensors_.resize(prefixes.size() + 1);
+  for (const std::string& name : checkpoint_->tensors().names()) {
+    std::string weight = name;
+    if (weight.ends_with(kPackedSuffix)) weight.resize(weight.size() - kPackedSuffix.size());
+    if (linears.contains(weight)) continue;
+    const auto block = std::find_if(prefixes.begin(), prefixes.end(),
+                                    [&name](const std::string& p) { return name.starts_with(p); });
+    other_tensors_[static_cast<size_t>(block - prefixes.begin())].push_back(name);
+  }
+}
+
+Status Compressor::AddOtherTensors(int32_t b) {
+  for (const std::string& name : other_tensors_[static_cast<size_t>(b)]) {
+    HARROW_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->tensors().Find(name));
+    HARROW_RETURN_IF_ERROR(writer_->AddTensor(name, view));
+  }
+  return OkStatus();
+}
+
+// The head's input is the last block's output after the final norm.
+Status Compressor::ObserveHead(StatisticsObserver* observer) {
+  const ModelConfig& config = model_->config();
+  const int64_t length = calibration_->sequence_length;
+  for (int64_t s = 0; s < Samples(); ++s) {
+    if (control_.Cancelled()) return Cancelled();
+    HARROW_RETURN_IF_ERROR(hidden_->Read(s, sequence_.data()));
+    RmsNorm(sequence_.data(), model_->final_norm().data(), config.rms_eps, length, config.hidden,
+            sequence_.data());
+    observer->OnLinearInput(model_->head().name, sequence_.data(), length, config.hidden);
+    HARROW_RETURN_IF_ERROR(observer->EndSequence());
+  }
+  observer->Finish();
+  return OkStatus();
+}
+
+// Embedding, head, final norm and whatever else lies outside the blocks.
+Status Compressor::RunOuter() {
+  std::vector<const LinearLayer*> linears = {&model_->embedding()};
+  if (!model_->config().tied_head) linears.push_back(&std::as_const(*model_).head());
+  for (const LinearLayer* linear : linears) {
+    report_.resident_bytes_before += linear->weight.data.size();
+  }
+  if (writer_->HasShard(kOuterShard)) {
+    HARROW_ASSIGN_OR_RETURN(const std::vector<LinearWeight> weights,
+                            RestoreShard(kOuterShard, linears));
+    for (const LinearWeight& weight : weights)
+      report_.resident_bytes += weight.data.size();
+    return OkStatus();
+  }
+  StatisticsObserver observer;
+  const StatisticsNeed need = plan_.NeedOf(model_->head().name);
+  if (need != StatisticsNeed::kNone) {
+    observer.Watch({&model_->head()}, need);
+    HARROW_RETURN_IF_ERROR(ObserveHead(&observer));
+  }
+  HARROW_RETURN_IF_ERROR(writer_->BeginShard(kOuterShard));
+  for (const LinearLayer* linear : linears) {
+    control_.Progress(linear->name, done_units_, total_units_);
+    LinearWeight weight = linear->weight;
+    if (const LayerPlan* plan = plan_.Find(linear->name); plan != nullptr) {
+      HARROW_ASSIGN_OR_RETURN(weight,
+                              CompressOne(*linear, *plan, observer.Take(linear->name).get()));
+    }
+    report_.resident_bytes += weight.data.size();
+    HARROW_RETURN_IF_ERROR(writer_->AddLinear(linear->name, weight));
+  }
+  HARROW_RETURN_IF_ERROR(AddOtherTensors(Blocks()));
+  HARROW_RETURN_IF_ERROR(SaveLayerReports());
+  return writer_->EndShard();
+}
+
+Result<CompressReport> Compressor::Finish() {
+  if (rounded_ > 0) {
+    Warn(
+        fmt::format("{} weights have more precision than the BF16 values of the sparse formats and "
+                    "were rounded; `store: dense` keeps theirs",
+                    rounded_));
+  }
+  HARROW_RETURN_IF_ERROR(writer_->CopySideFiles(options_.model));
+  report_.sparsity =
+      1.0 - static_cast<double>(block_nonzeros_) / static_cast<double>(block_weights_);
+  report_.seconds = SecondsSince(start_);
+  for (int32_t b = 0; b <= Blocks(); ++b) {
+    HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const TensorSource> shard,
+                            writer_->OpenShard(b < Blocks() ? ShardName(b) : kOuterShard));
+    report_.disk_bytes += shard->file_bytes();
+  }
+  const std::string json =
+      ReportToJson(report_).dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  HARROW_RETURN_IF_ERROR(writer_->WriteSideFile(kReportFile, json + "\n"));
+  HARROW_RETURN_IF_ERROR(writer_->Finish(checkpoint_->config(), recipe_.canonical, ""));
+  return std::move(report_);
+}
+
+}  // namespace
+
+Result<CompressReport> Compress(const CompressOptions& options, const RunControl* control) {
+  Compressor compressor(options, control);
+  return compressor.Run();
+}
+
+}  // namespace harrow

@@ -1,0 +1,526 @@
+#include "harrow/compress.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "compress/recipe.h"
+#include "compress/testing.h"
+#include "kernels/elementwise.h"
+#include "model/model.h"
+#include "test_data.h"
+#include "text/tokenizer.h"
+
+namespace harrow {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::TinyModel;
+
+std::string ReadAll(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// All files of a directory but the report, whose times differ.
+std::map<std::string, std::string> Contents(const std::string& directory) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    if (entry.path().filename() == "harrow_report.json") continue;
+    files[entry.path().filename()] = ReadAll(entry.path());
+  }
+  return files;
+}
+
+std::unique_ptr<Model> LoadModel(const std::string& directory) {
+  auto checkpoint = Checkpoint::Open(directory);
+  EXPECT_TRUE(checkpoint.ok()) << checkpoint.status().ToString();
+  if (!checkpoint.ok()) return nullptr;
+  auto model = Model::Load(*checkpoint, {});
+  EXPECT_TRUE(model.ok()) << model.status().ToString();
+  return model.ok() ? std::move(model).value() : nullptr;
+}
+
+std::vector<float> Unpack(const LinearWeight& weight) {
+  std::vector<float> w(static_cast<size_t>(weight.rows * weight.cols));
+  UnpackRows(weight, 0, weight.rows, w.data());
+  return w;
+}
+
+// Mean NLL in nats of windows of `ids`, each of `window` tokens.
+double MeanNll(const Model& model, const std::vector<int32_t>& ids, int64_t window, int64_t most) {
+  ThreadPool pool(2);
+  auto state = NewForwardState(&pool);
+  auto kv = NewContiguousKv(model.config(), model.config().layers, window);
+  const int64_t hidden_size = model.config().hidden;
+  const int64_t vocab = model.config().vocab;
+  std::vector<float> hidden(static_cast<size_t>(window * hidden_size));
+  std::vector<float> logits(static_cast<size_t>(window * vocab));
+  double sum = 0;
+  int64_t count = 0;
+  for (int64_t begin = 0;
+       begin + window <= static_cast<int64_t>(ids.size()) && begin / window < most;
+       begin += window) {
+    EXPECT_TRUE(
+        model.Forward(ids.data() + begin, window, 0, kv.get(), state.get(), hidden.data()).ok());
+    model.Logits(hidden.data(), window, state.get(), logits.data());
+    for (int64_t t = 0; t + 1 < window; ++t) {
+      const float* row = logits.data() + t * vocab;
+      sum += LogSumExp(row, vocab) - row[ids[static_cast<size_t>(begin + t + 1)]];
+      ++count;
+    }
+  }
+  return sum / static_cast<double>(count);
+}
+
+class CompressTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    model_ = dir_.File("model");
+    text_ = dir_.File("text.txt");
+    testing::WriteTinyModel(model_, TinyModel());
+    testing::WriteTinyText(text_);
+  }
+  std::string Calibration() const {
+    return "calibration: {file: " + text_ + ", samples: 6, sequence_length: 32}\n";
+  }
+  CompressOptions Options(const std::string& recipe, const std::string& output) const {
+    CompressOptions options;
+    options.model = model_;
+    options.recipe_text = recipe;
+    options.output = dir_.File(output);
+    options.threads = 1;
+    return options;
+  }
+  Result<CompressReport> Run(const std::string& recipe, const std::string& output,
+                             const RunControl* control = nullptr) {
+    return Compress(Options(recipe, output), control);
+  }
+
+  testing::TempDir dir_;
+  std::string model_;
+  std::string text_;
+};
+
+TEST_F(CompressTest, EveryMethodGivesALoadableModelOfTheDensityAskedFor) {
+  const std::unique_ptr<Model> dense = LoadModel(model_);
+  for (const std::string method : {"magnitude", "wanda", "sparsegpt"}) {
+    for (const std::string target : {"sparsity: 0.5", "pattern: \"2:4\"", "pattern: \"1:8\""}) {
+      for (const bool quantize : {false, true}) {
+        if (quantize && target == "pattern: \"1:8\"") continue;
+        SCOPED_TRACE(method + " " + target + (quantize ? " int8" : ""));
+        std::string recipe = (method == "magnitude" ? "" : Calibration()) +
+                             "steps:\n - method: " + method + "\n   " + target + "\n";
+        if (quantize) recipe += " - method: rtn\n   group: 32\n";
+        const Result<CompressReport> report = Run(recipe, "out");
+        ASSERT_TRUE(report.ok()) << report.status().ToString();
+        const std::unique_ptr<Model> model = LoadModel(dir_.File("out"));
+        ASSERT_NE(model, nullptr);
+        EXPECT_EQ(report->layers.size(), quantize ? 23u : 21u);
+        std::map<std::string, LayerReport> layers;
+        for (const LayerReport& layer : report->layers)
+          layers[layer.name] = layer;
+        for (const Block& block : std::as_const(*model).blocks()) {
+          for (const LinearLayer* linear : block.linears()) {
+            const LayerReport& layer = layers[linear->name];
+            const std::vector<float> w = Unpack(linear->weight);
+            const int64_t zeros = std::count(w.begin(), w.end(), 0.0f);
+            EXPECT_EQ(layer.nonzeros, static_cast<int64_t>(w.size()) - zeros);
+            EXPECT_EQ(layer.spec, SpecName(linear->weight.spec));
+            EXPECT_EQ(layer.bytes, linear->weight.data.size());
+            EXPECT_LT(layer.bytes, layer.bytes_before);
+            const auto pruned = static_cast<double>(w.size()) * *layer.requested_sparsity;
+            if (quantize) {  // rounding may add zeros
+              EXPECT_GE(static_cast<double>(zeros), pruned);
+            } else {
+              EXPECT_EQ(static_cast<double>(zeros), pruned);
+              EXPECT_EQ(layer.spec.substr(0, 2), target[0] == 's' ? "bi" : "nm");
+            }
+            EXPECT_EQ(layer.values, quantize ? "i8" : "bf16");
+            EXPECT_EQ(layer.relative_error.has_value(), method == "sparsegpt");
+            if (layer.relative_error) {
+              EXPECT_GT(*layer.relative_error, 0);
+              EXPECT_LT(*layer.relative_error, 1);
+            }
+          }
+        }
+        EXPECT_EQ(model->embedding().weight.spec.values,
+                  quantize ? ValueType::kI8 : ValueType::kBf16);
+        EXPECT_LT(report->resident_bytes, report->resident_bytes_before);
+        EXPECT_EQ(report->resident_bytes_before > 0, true);
+        uint64_t on_disk = 0;
+        for (const auto& entry : fs::directory_iterator(dir_.File("out"))) {
+          if (entry.path().extension() == ".safetensors") on_disk += entry.file_size();
+        }
+        EXPECT_EQ(report->disk_bytes, on_disk);
+        const nlohmann::json saved =
+            nlohmann::json::parse(ReadAll(dir_.File("out") + "/harrow_report.json"));
+        EXPECT_EQ(saved["layers"].size(), report->layers.size());
+        EXPECT_EQ(saved["disk_bytes"], on_disk);
+        EXPECT_FALSE(fs::exists(dir_.File("out") + ".partial"));
+        fs::remove_all(dir_.File("out"));
+      }
+    }
+  }
+}
+
+// The masks of one block are those of the method on inputs that the compressed blocks before it
+// produce: compressing everything equals compressing the first blocks and then, in a second run,
+// the rest.
+TEST_F(CompressTest, LaterBlocksSeeTheCompressedBlocksBeforeThem) {
+  const std::string step = "steps: [{method: wanda, sparsity: 0.5";
+  ASSERT_TRUE(Run(Calibration() + step + "}]", "all").ok());
+  ASSERT_TRUE(Run(Calibration() + step + ", targets: \"re:layers.[01]\"}]", "first").ok());
+  CompressOptions second = Options(Calibration() + step + ", targets: \"re:layers.2\"}]", "second");
+  second.model = dir_.File("first");
+  const Result<CompressReport> report = Compress(second, nullptr);
+  ASSERT_TRUE(report.ok()) << report.status().ToString();
+  ASSERT_TRUE(Run(Calibration() + step + ", targets: \"re:layers.2\"}]", "alone").ok());
+  const auto all = LoadModel(dir_.File("all"));
+  const auto two = LoadModel(dir_.File("second"));
+  const auto alone = LoadModel(dir_.File("alone"));
+  bool same_as_alone = true;
+  for (size_t b = 0; b < 3; ++b) {
+    for (size_t i = 0; i < 7; ++i) {
+      const auto expected = Unpack(std::as_const(*all).blocks()[b].linears()[i]->weight);
+      EXPECT_EQ(Unpack(std::as_const(*two).blocks()[b].linears()[i]->weight), expected);
+      if (b == 2 && Unpack(std::as_const(*alone).blocks()[b].linears()[i]->weight) != expected) {
+        same_as_alone = false;
+      }
+    }
+  }
+  EXPECT_FALSE(same_as_alone);  // or this test could not fail
+}
+
+TEST_F(CompressTest, ResumesAfterTheLastFinishedBlock) {
+  for (const std::string steps :
+       {"steps: [{method: sparsegpt, sparsity: 0.5}, {method: rtn, group: 32}]",
+        "steps: [{method: wanda, sparsity: 0.5, ignore: \"re:down\"}]\nstore: dense"}) {
+    const std::string recipe = Calibration() + steps;
+    const Result<CompressReport> whole = Run(recipe, "whole");
+    ASSERT_TRUE(whole.ok()) << whole.status().ToString();
+    for (const std::string stop :
+         {"block 1/3: calibrate", "block 2/3: calibrate", "block 2/3: model.layers.1.mlp",
+          "block 2/3: run compressed", "block 3/3: model.layers.2.self_attn.v"}) {
+      SCOPED_TRACE(stop);
+      std::atomic<bool> cancel = false;
+      RunControl control;
+      control.cancel = &cancel;
+      control.on_progress = [&](std::string_view what, int64_t done, int64_t total) {
+        EXPECT_LE(done, total);
+        if (what.starts_with(stop)) cancel = true;
+      };
+      const Result<CompressReport> stopped = Run(recipe, "out", &control);
+      ASSERT_FALSE(stopped.ok());
+      EXPECT_EQ(stopped.status().code(), StatusCode::kCancelled) << stopped.status().ToString();
+      EXPECT_FALSE(fs::exists(dir_.File("out")));
+
+      // Another recipe must not continue this one's work.
+      const Result<CompressReport> other =
+          Run("steps: [{method: magnitude, sparsity: 0.5}]", "out");
+      ASSERT_FALSE(other.ok());
+      EXPECT_EQ(other.status().code(), StatusCode::kInvalidArgument);
+
+      const Result<CompressReport> resumed = Run(recipe, "out");
+      ASSERT_TRUE(resumed.ok()) << resumed.status().ToString();
+      const int64_t finished = stop[6] - '1' + (stop.find("run") != std::string::npos ? 1 : 0);
+      EXPECT_EQ(resumed->resumed_blocks, finished);
+      EXPECT_EQ(Contents(dir_.File("out")), Contents(dir_.File("whole")));
+      ASSERT_EQ(resumed->layers.size(), whole->layers.size());
+      for (size_t i = 0; i < whole->layers.size(); ++i) {
+        EXPECT_EQ(resumed->layers[i].name, whole->layers[i].name);
+        EXPECT_EQ(resumed->layers[i].relative_error, whole->layers[i].relative_error);
+        EXPECT_EQ(resumed->layers[i].bytes_before, whole->layers[i].bytes_before);
+      }
+      EXPECT_EQ(resumed->resident_bytes, whole->resident_bytes);
+      EXPECT_EQ(resumed->resident_bytes_before, whole->resident_bytes_before);
+      EXPECT_EQ(resumed->sparsity, whole->sparsity);
+      fs::remove_all(dir_.File("out"));
+    }
+    fs::remove_all(dir_.File("whole"));
+  }
+}
+
+TEST_F(CompressTest, RestartThrowsTheUnfinishedRunAway) {
+  std::atomic<bool> cancel = false;
+  RunControl control;
+  control.cancel = &cancel;
+  control.on_progress = [&](std::string_view what, int64_t, int64_t) {
+    if (what.starts_with("block 3/3")) cancel = true;
+  };
+  const std::string recipe = "steps: [{method: magnitude, sparsity: 0.5}]";
+  ASSERT_FALSE(Run(recipe, "out", &control).ok());
+  CompressOptions options = Options("steps: [{method: magnitude, sparsity: 0.25}]", "out");
+  EXPECT_FALSE(Compress(options, nullptr).ok());
+  options.restart = true;
+  const Result<CompressReport> report = Compress(options, nullptr);
+  ASSERT_TRUE(report.ok()) << report.status().ToString();
+  EXPECT_EQ(report->resumed_blocks, 0);
+}
+
+TEST_F(CompressTest, ExportIsBitEqualToWhatKernelsComputeWith) {
+  struct Case {
+    const char* steps;
+    const char* dtype;
+    const char* exported;
+  };
+  for (const Case& c :
+       {Case{"steps: [{method: magnitude, sparsity: 0.6}]", "auto", "bf16"},
+        Case{"steps: [{method: magnitude, sparsity: 0.6}]", "f32", "f32"},
+        Case{"steps: [{method: rtn, group: 32}]", "auto", "f32"},
+        Case{"steps: [{method: magnitude, pattern: \"2:4\"}, {method: rtn}]", "auto", "f32"}}) {
+    ASSERT_TRUE(Run(c.steps, "packed").ok());
+    ExportOptions options;
+    options.model = dir_.File("packed");
+    options.output = dir_.File("exported");
+    options.dtype = c.dtype;
+    const Result<ExportReport> report = ExportDense(options, nullptr);
+    ASSERT_TRUE(report.ok()) << report.status().ToString();
+    EXPECT_EQ(report->dtype, c.exported);
+    const auto packed = LoadModel(dir_.File("packed"));
+    const auto dense = LoadModel(dir_.File("exported"));
+    ASSERT_TRUE(packed != nullptr && dense != nullptr);
+    EXPECT_TRUE(dense->hf_config().packed.empty());
+    EXPECT_EQ(Unpack(dense->embedding().weight), Unpack(packed->embedding().weight));
+    EXPECT_EQ(Unpack(dense->head().weight), Unpack(packed->head().weight));
+    for (size_t b = 0; b < 3; ++b) {
+      for (size_t i = 0; i < 7; ++i) {
+        const LinearWeight& weight = std::as_const(*dense).blocks()[b].linears()[i]->weight;
+        EXPECT_EQ(weight.spec.format, FormatId::kDense);
+        EXPECT_EQ(Unpack(weight), Unpack(std::as_const(*packed).blocks()[b].linears()[i]->weight));
+      }
+    }
+    if (std::string(c.exported) == "bf16") {
+      // Both models run in BF16, only the order of summation may differ.
+      std::vector<int32_t> ids;
+      for (int i = 0; i < 60; ++i)
+        ids.push_back((i * 37) % 256);
+      EXPECT_NEAR(MeanNll(*dense, ids, 30, 2), MeanNll(*packed, ids, 30, 2), 1e-4);
+    }
+    fs::remove_all(dir_.File("packed"));
+    fs::remove_all(dir_.File("exported"));
+  }
+}
+
+TEST_F(CompressTest, ExportRefusesToRound) {
+  ASSERT_TRUE(Run("steps: [{method: rtn}]", "packed").ok());
+  ExportOptions options;
+  options.model = dir_.File("packed");
+  options.output = dir_.File("exported");
+  options.dtype = "bf16";
+  const Result<ExportReport> report = ExportDense(options, nullptr);
+  ASSERT_FALSE(report.ok());
+  EXPECT_NE(report.status().message().find("would round"), std::string::npos);
+  EXPECT_FALSE(fs::exists(dir_.File("exported")));
+  options.dtype = "f16";
+  EXPECT_EQ(ExportDense(options, nullptr).status().code(), StatusCode::kInvalidArgument);
+}
+
+TEST_F(CompressTest, PrunedThenQuantizedInTwoRunsStaysSparse) {
+  ASSERT_TRUE(Run("steps: [{method: magnitude, sparsity: 0.7}]", "pruned").ok());
+  CompressOptions second = Options("steps: [{method: rtn, group: 32}]", "both");
+  second.model = dir_.File("pruned");
+  ASSERT_TRUE(Compress(second, nullptr).ok());
+  ASSERT_TRUE(
+      Run("steps: [{method: magnitude, sparsity: 0.7}, {method: rtn, group: 32}]", "once").ok());
+  const auto both = LoadModel(dir_.File("both"));
+  const auto once = LoadModel(dir_.File("once"));
+  for (size_t i = 0; i < 7; ++i) {
+    const LinearWeight& weight = std::as_const(*both).blocks()[1].linears()[i]->weight;
+    EXPECT_EQ(SpecName(weight.spec), "bitmask-i8/32");
+    EXPECT_EQ(Unpack(weight), Unpack(std::as_const(*once).blocks()[1].linears()[i]->weight));
+  }
+  // And what is INT8 already is not compressed again.
+  CompressOptions third = Options("steps: [{method: magnitude, sparsity: 0.9}]", "third");
+  third.model = dir_.File("both");
+  const Result<CompressReport> report = Compress(third, nullptr);
+  ASSERT_FALSE(report.ok());
+  EXPECT_NE(report.status().message().find("already"), std::string::npos);
+}
+
+TEST_F(CompressTest, WarnsWhereF32IsRoundedUnlessStoredDense) {
+  TinyModel tiny;
+  tiny.dtype = DType::kF32;
+  tiny.tied = true;
+  testing::WriteTinyModel(model_, tiny);
+  Result<CompressReport> report = Run("steps: [{method: magnitude, sparsity: 0.6}]", "out");
+  ASSERT_TRUE(report.ok()) << report.status().ToString();
+  ASSERT_EQ(report->warnings.size(), 1u);
+  for (const LayerReport& layer : report->layers)
+    EXPECT_GT(layer.rounded, layer.nonzeros * 9 / 10);
+  EXPECT_NE(report->warnings[0].find("BF16 values of the sparse formats"), std::string::npos);
+  fs::remove_all(dir_.File("out"));
+  report = Run("steps: [{method: magnitude, sparsity: 0.6}]\nstore: dense", "out");
+  ASSERT_TRUE(report.ok());
+  EXPECT_TRUE(report->warnings.empty());
+  for (const LayerReport& layer : report->layers)
+    EXPECT_EQ(layer.spec, "dense-f32");
+  const auto dense = LoadModel(model_);
+  const auto model = LoadModel(dir_.File("out"));
+  const auto before = Unpack(std::as_const(*dense).blocks()[0].q.weight);
+  const auto after = Unpack(std::as_const(*model).blocks()[0].q.weight);
+  for (size_t i = 0; i < before.size(); ++i)
+    EXPECT_TRUE(after[i] == 0 || after[i] == before[i]);
+}
+
+TEST_F(CompressTest, HeadAndEmbeddingOnlyWhenNamed) {
+  Result<CompressReport> report =
+      Run(Calibration() + "steps: [{method: sparsegpt, sparsity: 0.5, targets: [lm_head]}]", "a");
+  ASSERT_TRUE(report.ok()) << report.status().ToString();
+  ASSERT_EQ(report->layers.size(), 1u);
+  EXPECT_EQ(report->layers[0].name, "lm_head.weight");
+  EXPECT_TRUE(report->layers[0].relative_error.has_value());
+  report = Run("steps: [{method: magnitude, sparsity: 0.5, targets: \"re:.*\"}]", "b");
+  ASSERT_TRUE(report.ok());
+  EXPECT_EQ(report->layers.size(), 21u);
+  report = Run("steps: [{method: rtn, embed: false}]", "c");
+  ASSERT_TRUE(report.ok());
+  EXPECT_EQ(report->layers.size(), 21u);
+}
+
+TEST_F(CompressTest, OutputErrorIsReportedForAnyMethodWhenAskedFor) {
+  const Result<CompressReport> report =
+      Run(Calibration() +
+              "output_error: true\nsteps: [{method: magnitude, sparsity: 0.5, ignore: \"re:q\"}]",
+          "out");
+  ASSERT_TRUE(report.ok()) << report.status().ToString();
+  for (const LayerReport& layer : report->layers) {
+    ASSERT_TRUE(layer.relative_error.has_value()) << layer.name;
+    EXPECT_GT(*layer.relative_error, 0.001);
+    EXPECT_LT(*layer.relative_error, 1);
+  }
+}
+
+TEST_F(CompressTest, MistakesAreFoundBeforeAnyWork) {
+  struct Bad {
+    std::string recipe;
+    const char* expected;
+  };
+  const Bad cases[] = {
+      {"steps: [{method: magnitude, sparsity: 0.5, targets: nothing}]", "matches no linear"},
+      {"steps: [{method: magnitude, sparsity: 0.5, targets: \"re:lm_head\"}]", "matches no linear"},
+      {"steps: [{method: magnitude, sparsity: 0.5, ignore: \"re:.*\"}]", "no weight is left"},
+      {"steps: [{method: magnitude, pattern: \"5:9\"}]", "needs a width that 9 divides"},
+      {"steps: [{method: rtn}, {method: magnitude, sparsity: 0.5}]", "quantize last"},
+      {Calibration() + "steps: [{method: wanda, sparsity: 0.5, targets: model.embed_tokens}]",
+       "has no inputs to calibrate on"},
+      {"calibration: {file: " + text_ +
+           ", sequence_length: 65}\nsteps: [{method: wanda, sparsity: 0.5}]",
+       "exceeds the model's context of 64"},
+      {"calibration: {file: /absent.txt}\nsteps: [{method: wanda, sparsity: 0.5}]", "/absent.txt"},
+      {"calibration: {file: " + text_ +
+           ", samples: 500, mode: concat}\nsteps: [{method: wanda, sparsity: 0.5}]",
+       "need 32000"},
+      {"", "give a recipe"},
+  };
+  for (const Bad& bad : cases) {
+    const Result<CompressReport> report = Run(bad.recipe, "out");
+    ASSERT_FALSE(report.ok()) << bad.recipe;
+    EXPECT_NE(report.status().message().find(bad.expected), std::string::npos)
+        << report.status().ToString();
+    EXPECT_FALSE(fs::exists(dir_.File("out")));
+    EXPECT_FALSE(fs::exists(dir_.File("out") + ".partial"));
+  }
+  CompressOptions same = Options("steps: [{method: rtn}]", "x");
+  same.output = model_ + "/";
+  same.overwrite = true;
+  EXPECT_NE(Compress(same, nullptr).status().message().find("made from"), std::string::npos);
+}
+
+TEST_F(CompressTest, NanWeightsNameTheirPlace) {
+  testing::WriteTinyModel(model_, TinyModel(), [](const std::string& name, std::vector<float>* w) {
+    if (name == "model.layers.1.mlp.up_proj.weight") (*w)[64 * 3 + 5] = NAN;
+  });
+  const Result<CompressReport> report = Run("steps: [{method: magnitude, sparsity: 0.5}]", "out");
+  ASSERT_FALSE(report.ok());
+  EXPECT_EQ(report.status().code(), StatusCode::kNumerical);
+  EXPECT_NE(report.status().message().find("model.layers.1.mlp.up_proj.weight"), std::string::npos);
+  EXPECT_NE(report.status().message().find("row 3, column 5"), std::string::npos);
+  EXPECT_FALSE(fs::exists(dir_.File("out")));
+}
+
+TEST_F(CompressTest, NanActivationsNameTheLayer) {
+  testing::WriteTinyModel(model_, TinyModel(), [](const std::string& name, std::vector<float>* w) {
+    if (name == "model.layers.1.input_layernorm.weight") (*w)[7] = INFINITY;
+  });
+  const Result<CompressReport> report =
+      Run(Calibration() + "steps: [{method: wanda, sparsity: 0.5}]", "out");
+  ASSERT_FALSE(report.ok());
+  EXPECT_EQ(report.status().code(), StatusCode::kNumerical) << report.status().ToString();
+  EXPECT_NE(report.status().message().find("model.layers.1.self_attn.q_proj.weight"),
+            std::string::npos)
+      << report.status().ToString();
+}
+
+TEST_F(CompressTest, DeadColumnsAreReportedAndSurvive) {
+  testing::WriteTinyModel(model_, TinyModel(), [](const std::string& name, std::vector<float>* w) {
+    if (name == "model.layers.0.input_layernorm.weight") (*w)[7] = 0;
+  });
+  const Result<CompressReport> report =
+      Run(Calibration() + "steps: [{method: sparsegpt, sparsity: 0.5}]", "out");
+  ASSERT_TRUE(report.ok()) << report.status().ToString();
+  EXPECT_EQ(report->layers[0].dead_columns, 1);
+  EXPECT_EQ(report->warnings.size(), 3u);  // q, k, v
+  const auto model = LoadModel(dir_.File("out"));
+  const auto q = Unpack(std::as_const(*model).blocks()[0].q.weight);
+  for (size_t row = 0; row < 64; ++row)
+    EXPECT_EQ(q[row * 64 + 7], 0.0f);
+}
+
+TEST_F(CompressTest, SavesTheCalibrationIds) {
+  CompressOptions options =
+      Options(Calibration() + "steps: [{method: wanda, sparsity: 0.5}]", "out");
+  options.save_calibration = dir_.File("ids.json");
+  const Result<CompressReport> report = Compress(options, nullptr);
+  ASSERT_TRUE(report.ok());
+  const nlohmann::json json = nlohmann::json::parse(ReadAll(options.save_calibration));
+  EXPECT_EQ(json["ids"].size(), 6u);
+  EXPECT_EQ(json["ids"][5].size(), 32u);
+  EXPECT_EQ(report->calibration.tokens, 192);
+  EXPECT_EQ(report->calibration.text_hash.size(), 16u);
+}
+
+// METHODS.md 2.2: at 50 % SparseGPT and Wanda are far ahead of magnitude.
+TEST(CompressRealModelTest, MethodsRankAsPublishedOnTinyStories) {
+  const std::string model_dir = testing::SharedPath("models/TinyStories-656K");
+  const std::string text = testing::SharedPath("corpora/tinystories_1MB.txt");
+  HARROW_SKIP_WITHOUT(model_dir);
+  HARROW_SKIP_WITHOUT(text);
+  testing::TempDir dir;
+  const auto tokenizer = LoadTokenizer(model_dir);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().ToString();
+  // Held back: calibration text is the first 700 kB, evaluation text the rest.
+  const std::string bytes = ReadAll(text);
+  std::ofstream(dir.File("calibration.txt"), std::ios::binary) << bytes.substr(0, 700000);
+  const auto ids = (*tokenizer)->Encode(bytes.substr(900000, 60000), SpecialTokens::kNone);
+  ASSERT_TRUE(ids.ok());
+  std::map<std::string, double> nll;
+  nll["dense"] = MeanNll(*LoadModel(model_dir), *ids, 256, 20);
+  for (const std::string method : {"magnitude", "wanda", "sparsegpt"}) {
+    CompressOptions options;
+    options.model = model_dir;
+    options.recipe_text =
+        "calibration: {file: " + dir.File("calibration.txt") +
+        ", mode: concat, samples: 16, sequence_length: 256}\nsteps: [{method: " + method +
+        ", sparsity: 0.5}]";
+    options.output = dir.File(method);
+    options.threads = 2;
+    const Result<CompressReport> report = Compress(options, nullptr);
+    ASSERT_TRUE(report.ok()) << report.status().ToString();
+    nll[method] = MeanNll(*LoadModel(options.output), *ids, 256, 20);
+  }
+  for (const auto& [name, value] : nll)
+    RecordProperty(name, std::to_string(std::exp(value)));
+  EXPECT_LT(nll["dense"], nll["sparsegpt"]);
+  EXPECT_LT(nll["sparsegpt"], nll["wanda"]);
+  EXPECT_LT(nll["wanda"], nll["magnitude"]);
+}
+
+}  // namespace
+}  // namespace harrow

@@ -1,0 +1,30 @@
+// One linear weight through its steps and into its stored form.
+#ifndef HARROW_COMPRESS_LAYER_H_
+#define HARROW_COMPRESS_LAYER_H_
+
+#include "compress/plan.h"
+#include "compress/statistics.h"
+#include "harrow/compress.h"
+#include "model/model.h"
+
+namespace harrow {
+
+struct CompressedLayer {
+  LinearWeight weight;
+  LayerReport report;
+};
+
+// `layer` must be loaded; it is not changed. `statistics` may be null when the plan needs none.
+// Errors name the weight and the method.
+Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan,
+                                      bool store_dense, InputStatistics* statistics,
+                                      ThreadPool* pool, const RunControl* control);
+
+// What can be told of a stored weight without having compressed it: a block that an interrupted
+// run finished and whose notes are lost.
+LayerReport DescribeStored(const std::string& name, const LinearWeight& weight, int64_t nonzeros,
+                           const LayerPlan& plan);
+
+}  // namespace harrow
+
+#endif  // HARROW_COMPRESS_LAYER_H_

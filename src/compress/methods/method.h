@@ -1,0 +1,74 @@
+// What a compression method is: an object made from one step of a recipe that rewrites one linear
+// weight at a time. A method knows nothing of models, files or other layers.
+#ifndef HARROW_COMPRESS_METHODS_METHOD_H_
+#define HARROW_COMPRESS_METHODS_METHOD_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/run_control.h"
+#include "base/status.h"
+#include "base/thread_pool.h"
+#include "compress/option_reader.h"
+#include "compress/statistics.h"
+
+namespace harrow {
+
+// Keep `keep` of every `of` consecutive inputs.
+struct NmPattern {
+  int32_t keep = 0;
+  int32_t of = 0;
+  bool operator==(const NmPattern&) const = default;
+};
+
+// One linear weight on its way through the steps of a recipe.
+struct LayerWork {
+  std::string name;
+  int64_t rows = 0;                       // output features
+  int64_t cols = 0;                       // input features
+  std::vector<float> w;                   // [rows, cols], finite
+  std::vector<uint8_t> pruned;            // [rows, cols], 1: fixed at zero by an earlier step
+  InputStatistics* statistics = nullptr;  // null when no step of the layer needs them
+  ThreadPool* pool = nullptr;
+  const RunControl* control = nullptr;  // may be null
+
+  // What methods report.
+  std::optional<NmPattern> pattern;  // every aligned group keeps at most pattern->keep
+  std::optional<double> requested_sparsity;
+  int64_t dead_columns = 0;
+  std::optional<double> damping;  // that was used
+  int32_t quant_group = 0;        // > 0: store as INT8 with this many inputs a scale
+  std::vector<std::string> warnings;
+
+  bool Cancelled() const { return control != nullptr && control->Cancelled(); }
+};
+
+class Method {
+ public:
+  virtual ~Method() = default;
+  virtual StatisticsNeed needs() const = 0;
+  // Quantizers come last on a weight and by default include the embedding and the head.
+  virtual bool quantizes() const = 0;
+  virtual bool includes_embedding() const { return false; }
+  // Whether a weight of this width can be compressed as asked; called before any work starts.
+  virtual Status Check(int64_t rows, int64_t cols) const = 0;
+  // Rewrites layer->w and layer->pruned. On failure the layer is left in an unspecified state.
+  virtual Status Apply(LayerWork* layer) const = 0;
+};
+
+struct MethodInfo {
+  std::string_view name;
+  // Reads the method's own keys; mistakes are left in the reader.
+  std::unique_ptr<Method> (*make)(OptionReader* options);
+};
+std::span<const MethodInfo> AllMethods();
+const MethodInfo* FindMethod(std::string_view name);  // null when there is none
+
+}  // namespace harrow
+
+#endif  // HARROW_COMPRESS_METHODS_METHOD_H_

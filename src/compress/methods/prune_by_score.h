@@ -1,0 +1,22 @@
+// Pruning without a weight update: zero the weights with the lowest scores.
+#ifndef HARROW_COMPRESS_METHODS_PRUNE_BY_SCORE_H_
+#define HARROW_COMPRESS_METHODS_PRUNE_BY_SCORE_H_
+
+#include <functional>
+
+#include "compress/methods/selection.h"
+
+namespace harrow {
+
+// Which weights compete with each other for an unstructured sparsity.
+enum class ScoreGroup : uint8_t { kLayer, kRow };
+
+// `score(row, out)` writes the scores of one row, [cols], non-negative. It may be called from
+// several threads.
+using RowScore = std::function<void(int64_t row, double* out)>;
+Status PruneByScore(const SparsityTarget& target, ScoreGroup group, const RowScore& score,
+                    LayerWork* layer);
+
+}  // namespace harrow
+
+#endif  // HARROW_COMPRESS_METHODS_PRUNE_BY_SCORE_H_

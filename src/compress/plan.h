@@ -1,0 +1,34 @@
+// Which steps of a recipe apply to which weight of a model.
+#ifndef HARROW_COMPRESS_PLAN_H_
+#define HARROW_COMPRESS_PLAN_H_
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "compress/recipe.h"
+#include "model/model.h"
+
+namespace harrow {
+
+struct LayerPlan {
+  std::vector<const RecipeStep*> steps;  // in the recipe's order, at least one
+  StatisticsNeed need = StatisticsNeed::kNone;
+};
+
+struct CompressionPlan {
+  std::map<std::string, LayerPlan> layers;  // by weight name; only weights that have steps
+  std::vector<std::string> warnings;
+
+  const LayerPlan* Find(const std::string& name) const;
+  StatisticsNeed NeedOf(const std::string& name) const;
+};
+
+// Refuses, before any work, targets that match nothing, weights that a method cannot do, and
+// pruning after quantization. The recipe must outlive the plan.
+Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model);
+
+}  // namespace harrow
+
+#endif  // HARROW_COMPRESS_PLAN_H_

@@ -1,0 +1,159 @@
+#include "compress/recipe.h"
+
+#include <algorithm>
+#include <regex>
+
+#include "base/mapped_file.h"
+
+namespace harrow {
+namespace {
+
+constexpr size_t kMaxRecipeBytes = 1 << 20;
+constexpr std::string_view kRegexPrefix = "re:";
+// std::regex recurses over the expression; a hostile one must not exhaust the stack.
+constexpr size_t kMaxRegexBytes = 256;
+
+CalibrationSpec ReadCalibration(OptionReader* options) {
+  CalibrationSpec spec;
+  spec.file = options->String("file", "");
+  if (spec.file.empty()) options->Fail("file", "missing; the text to calibrate on (.jsonl, .txt)");
+  spec.mode = options->Choice("mode", "papers", {"papers", "concat"}) == "concat"
+                  ? CalibrationMode::kConcat
+                  : CalibrationMode::kPapers;
+  spec.samples = options->Integer("samples", spec.samples, 1, 1 << 20);
+  spec.sequence_length = options->Integer("sequence_length", spec.sequence_length, 0, 1 << 20);
+  spec.seed = options->Integer("seed", spec.seed, 0);
+  return spec;
+}
+
+void CheckEntries(OptionReader* options, std::string_view key,
+                  const std::vector<std::string>& entries) {
+  for (const std::string& entry : entries) {
+    if (!entry.starts_with(kRegexPrefix)) continue;
+    const std::string expression = entry.substr(kRegexPrefix.size());
+    if (expression.empty() || expression.size() > kMaxRegexBytes) {
+      options->Fail(key, fmt::format("a regular expression must have 1 to {} characters, not {}",
+                                     kMaxRegexBytes, expression.size()));
+      return;
+    }
+    try {
+      const std::regex compiled(expression, std::regex::ECMAScript);
+    } catch (const std::exception& error) {
+      options->Fail(
+          key, fmt::format("\"{}\" is not a regular expression: {}", expression, error.what()));
+      return;
+    }
+  }
+}
+
+Result<RecipeStep> ReadStep(const YAML::Node& node, const std::string& where, size_t index,
+                            nlohmann::ordered_json* canonical) {
+  OptionReader options(node, where, fmt::format("steps[{}]", index));
+  RecipeStep step;
+  step.where = options.Location();
+  step.method_name = options.String("method", "");
+  const MethodInfo* info = FindMethod(step.method_name);
+  if (info == nullptr) {
+    std::string names;
+    for (const MethodInfo& method : AllMethods()) {
+      names += (names.empty() ? "" : " | ") + std::string(method.name);
+    }
+    options.Fail("method", step.method_name.empty()
+                               ? fmt::format("missing; expected {}", names)
+                               : fmt::format("expected {}, found \"{}\"", names, step.method_name));
+    return options.Finish();
+  }
+  step.method = info->make(&options);
+  step.targets = options.Strings("targets");
+  step.ignore = options.Strings("ignore");
+  CheckEntries(&options, "targets", step.targets);
+  CheckEntries(&options, "ignore", step.ignore);
+  HARROW_RETURN_IF_ERROR(options.Finish());
+  canonical->push_back(options.values());
+  return step;
+}
+
+Result<Recipe> ReadRecipe(const YAML::Node& root, const std::string& where) {
+  OptionReader options(root, where, "");
+  Recipe recipe;
+  const YAML::Node calibration = options.Child("calibration");
+  const YAML::Node steps = options.Child("steps");
+  recipe.store_dense = options.Choice("store", "auto", {"auto", "dense"}) == "dense";
+  recipe.output_error = options.Boolean("output_error", false);
+  if (!steps.IsDefined()) {
+    options.Fail("steps", "missing; expected a list of at least one step");
+  } else if (!steps.IsSequence() || steps.size() == 0 || steps.size() > 1000) {
+    options.Fail("steps", "expected a list of 1 to 1000 steps");
+  }
+  HARROW_RETURN_IF_ERROR(options.Finish());
+
+  nlohmann::ordered_json canonical = nlohmann::ordered_json::object();
+  if (calibration.IsDefined()) {
+    OptionReader reader(calibration, where, "calibration");
+    recipe.calibration = ReadCalibration(&reader);
+    HARROW_RETURN_IF_ERROR(reader.Finish());
+    canonical["calibration"] = reader.values();
+  }
+  nlohmann::ordered_json canonical_steps = nlohmann::ordered_json::array();
+  bool needs_calibration = recipe.output_error;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    HARROW_ASSIGN_OR_RETURN(RecipeStep step, ReadStep(steps[i], where, i, &canonical_steps));
+    needs_calibration = needs_calibration || step.method->needs() != StatisticsNeed::kNone;
+    recipe.steps.push_back(std::move(step));
+  }
+  if (needs_calibration && !recipe.calibration) {
+    return InvalidArgument(
+        "{}: calibration: missing; {} needs it. Add `calibration: {{file: text.jsonl}}`, or "
+        "--calibration FILE",
+        options.Location(), recipe.output_error ? "output_error" : "a method of the steps");
+  }
+  canonical["steps"] = canonical_steps;
+  for (const auto& [key, value] : options.values().items())
+    canonical[key] = value;
+  recipe.canonical =
+      canonical.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  return recipe;
+}
+
+}  // namespace
+
+Result<Recipe> ParseRecipe(std::string_view yaml, const std::string& where) {
+  if (yaml.size() > kMaxRecipeBytes) {
+    return InvalidArgument("{}: {} bytes; a recipe has at most {}", where, yaml.size(),
+                           kMaxRecipeBytes);
+  }
+  try {
+    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(yaml));
+    if (documents.size() != 1 || !documents[0].IsMap()) {
+      return InvalidArgument("{}: expected one YAML mapping with `steps`, found {}", where,
+                             documents.size() > 1                         ? "several documents"
+                             : documents.empty() || documents[0].IsNull() ? "an empty document"
+                                                                          : "something else");
+    }
+    return ReadRecipe(documents[0], where);
+  } catch (const YAML::Exception& error) {
+    return InvalidArgument("{}:{}: not YAML: {}", where, error.mark.line + 1, error.msg);
+  } catch (const std::exception& error) {
+    return InvalidArgument("{}: not a recipe: {}", where, error.what());
+  }
+}
+
+Result<Recipe> LoadRecipe(const std::string& path) {
+  HARROW_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxRecipeBytes));
+  return ParseRecipe(text, path);
+}
+
+bool MatchesExactly(const std::string& entry, const std::string& name) {
+  return entry == name || entry + ".weight" == name;
+}
+
+bool MatchesRegex(const std::string& entry, const std::string& name) {
+  if (!entry.starts_with(kRegexPrefix)) return false;
+  try {
+    return std::regex_search(name, std::regex(entry.substr(kRegexPrefix.size())));
+  } catch (const std::exception&) {  // too complex for this name: ParseRecipe refused the others
+    return false;
+  }
+}
+
+}  // namespace harrow

@@ -1,0 +1,61 @@
+// A recipe: calibration, then named steps, each a method with its options and the weights it is
+// for. docs/recipes.md is the reference of its YAML form.
+#ifndef HARROW_COMPRESS_RECIPE_H_
+#define HARROW_COMPRESS_RECIPE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "compress/methods/method.h"
+
+namespace harrow {
+
+// How calibration sequences are taken from documents.
+enum class CalibrationMode : uint8_t {
+  kPapers,  // a random crop of a random document that has more tokens than a sequence
+  kConcat,  // documents in random order, joined and cut
+};
+
+struct CalibrationSpec {
+  std::string file;
+  CalibrationMode mode = CalibrationMode::kPapers;
+  int64_t samples = 128;
+  int64_t sequence_length = 0;  // tokens; 0: the model's context, at most 2048
+  int64_t seed = 0;
+};
+
+struct RecipeStep {
+  std::string method_name;
+  std::string where;  // "recipe.yaml:3: steps[0]"
+  // Names of weights, with or without ".weight", or "re:" and a regular expression.
+  std::vector<std::string> targets;
+  std::vector<std::string> ignore;
+  std::unique_ptr<Method> method;
+};
+
+struct Recipe {
+  std::optional<CalibrationSpec> calibration;
+  std::vector<RecipeStep> steps;
+  bool store_dense = false;   // keep dense formats even where a sparse one is smaller
+  bool output_error = false;  // gather Hessians for every rewritten layer, to report its error
+  // The whole recipe with defaults filled in: JSON, which is YAML that parses to the same recipe.
+  std::string canonical;
+};
+
+// `where` names the source in errors.
+Result<Recipe> ParseRecipe(std::string_view yaml, const std::string& where);
+Result<Recipe> LoadRecipe(const std::string& path);
+
+// Whether a target or ignore entry of a recipe means the weight `name`. Regular expressions match
+// anywhere in the name. Invalid ones are refused by ParseRecipe.
+bool MatchesExactly(const std::string& entry, const std::string& name);
+bool MatchesRegex(const std::string& entry, const std::string& name);
+
+}  // namespace harrow
+
+#endif  // HARROW_COMPRESS_RECIPE_H_

@@ -1,0 +1,205 @@
+#include "compress/recipe.h"
+
+#include <gtest/gtest.h>
+
+#include "harrow/compress.h"
+
+namespace harrow {
+namespace {
+
+constexpr char kFull[] =
+    R"(calibration: {file: c4.jsonl, samples: 16, sequence_length: 64, seed: 3, mode: concat}
+steps:
+  - method: sparsegpt
+    sparsity: 0.5
+    targets: ["re:.*mlp.*", model.layers.0.self_attn.q_proj]
+    ignore: ["re:down"]
+    damping: 0.02
+    block_size: 64
+  - method: rtn
+    bits: 8
+    group: 64
+    embed: false
+store: dense
+output_error: true
+)";
+
+TEST(RecipeTest, ReadsEveryKey) {
+  const Result<Recipe> recipe = ParseRecipe(kFull, "r.yaml");
+  ASSERT_TRUE(recipe.ok()) << recipe.status().ToString();
+  EXPECT_EQ(recipe->calibration->file, "c4.jsonl");
+  EXPECT_EQ(recipe->calibration->samples, 16);
+  EXPECT_EQ(recipe->calibration->sequence_length, 64);
+  EXPECT_EQ(recipe->calibration->seed, 3);
+  EXPECT_EQ(recipe->calibration->mode, CalibrationMode::kConcat);
+  ASSERT_EQ(recipe->steps.size(), 2u);
+  EXPECT_EQ(recipe->steps[0].method_name, "sparsegpt");
+  EXPECT_EQ(recipe->steps[0].targets.size(), 2u);
+  EXPECT_EQ(recipe->steps[0].ignore.size(), 1u);
+  EXPECT_EQ(recipe->steps[0].method->needs(), StatisticsNeed::kHessian);
+  EXPECT_TRUE(recipe->steps[1].method->quantizes());
+  EXPECT_FALSE(recipe->steps[1].method->includes_embedding());
+  EXPECT_TRUE(recipe->store_dense);
+  EXPECT_TRUE(recipe->output_error);
+}
+
+TEST(RecipeTest, DefaultsAreThePapers) {
+  const Result<Recipe> recipe =
+      ParseRecipe("calibration: {file: a.txt}\nsteps: [{method: wanda, pattern: 2:4}]", "r");
+  ASSERT_TRUE(recipe.ok()) << recipe.status().ToString();
+  EXPECT_EQ(recipe->calibration->samples, 128);
+  EXPECT_EQ(recipe->calibration->sequence_length, 0);
+  EXPECT_EQ(recipe->calibration->seed, 0);
+  EXPECT_EQ(recipe->calibration->mode, CalibrationMode::kPapers);
+  EXPECT_FALSE(recipe->store_dense);
+}
+
+// The canonical text has all defaults and means the same recipe.
+TEST(RecipeTest, CanonicalTextIsAFixedPoint) {
+  for (const std::string& yaml :
+       {std::string(kFull), std::string("steps: [{method: rtn}]"),
+        std::string("calibration: {file: \"ü \\\"q\\\".txt\"}\nsteps: [{method: sparsegpt, "
+                    "pattern: \"4:8\"}]")}) {
+    const Result<Recipe> recipe = ParseRecipe(yaml, "r");
+    ASSERT_TRUE(recipe.ok()) << recipe.status().ToString();
+    const Result<Recipe> again = ParseRecipe(recipe->canonical, "canonical");
+    ASSERT_TRUE(again.ok()) << again.status().ToString() << recipe->canonical;
+    EXPECT_EQ(again->canonical, recipe->canonical);
+  }
+}
+
+struct BadRecipe {
+  const char* yaml;
+  const char* expected;  // a part of the message
+};
+
+TEST(RecipeTest, MistakesNameLineKeyAndExpectation) {
+  const std::string cal = "calibration: {file: a.txt}\n";
+  const BadRecipe cases[] = {
+      {"", "empty document"},
+      {"- a", "one YAML mapping"},
+      {"steps: [", "not YAML"},
+      {"steps: []\n---\nsteps: []", "several documents"},
+      {"calibration: {file: a.txt}", "steps: missing"},
+      {"steps: []", "1 to 1000 steps"},
+      {"steps: {method: rtn}", "r.yaml:1: steps: expected a list"},
+      {"steps:\n - 7", "r.yaml:2: steps[0]: expected a mapping"},
+      {"steps:\n - bits: 8", "steps[0].method: missing; expected magnitude"},
+      {"steps:\n - method: lasso", "r.yaml:2: steps[0].method: expected magnitude | wanda"},
+      {"steps:\n - method: rtn\n   colour: red", "r.yaml:3: steps[0].colour: unknown key"},
+      {"stepz: []\nsteps: [{method: rtn}]", "r.yaml:1: stepz: unknown key"},
+      {"steps: [{method: rtn}]\nsteps: [{method: rtn}]", "r.yaml:2: steps: given twice"},
+      {"steps: [{method: rtn, bits: 4}]", "expected 8, found 4"},
+      {"steps: [{method: rtn, group: 48}]", "multiple of 32"},
+      {"steps: [{method: rtn, group: 0}]", "expected an integer in [32"},
+      {"steps: [{method: rtn, group: big}]", "expected an integer in [32, 65536], found \"big\""},
+      {"steps: [{method: rtn, embed: 1}]", "expected true or false"},
+      {"steps: [{method: magnitude}]", "steps[0].sparsity: missing"},
+      {"steps: [{method: magnitude, sparsity: 0.5, pattern: 2:4}]", "not both"},
+      {"steps: [{method: magnitude, sparsity: 1.5}]", "expected a number in [0, 1]"},
+      {"steps: [{method: magnitude, sparsity: 0}]", "0 < sparsity < 1"},
+      {"steps: [{method: magnitude, sparsity: nan}]", "expected a number"},
+      {"steps: [{method: magnitude, sparsity: \"0.5\"}]", "expected a number"},
+      {"steps: [{method: magnitude, sparsity: [0.5]}]", "found a list"},
+      {"steps: [{method: magnitude, pattern: 4:2}]", "keep N of every M"},
+      {"steps: [{method: magnitude, sparsity: 0.5, targets: \"re:(\"}]",
+       "not a regular expression"},
+      {"steps: [{method: magnitude, sparsity: 0.5, targets: []}]", "a list of 1 to"},
+      {"steps: [{method: magnitude, sparsity: 0.5, ignore: {a: b}}]", "found a mapping"},
+      {"steps: [{method: magnitude, sparsity: 0.5, damping: 1}]", "damping: unknown key"},
+      {"steps: [{method: wanda, sparsity: 0.5}]", "calibration: missing"},
+      {"output_error: true\nsteps: [{method: magnitude, sparsity: 0.5}]", "output_error needs it"},
+      {"steps: [{method: rtn}]\nstore: sparse", "r.yaml:2: store: expected auto | dense"},
+      {"calibration: {samples: 3}\nsteps: [{method: rtn}]", "calibration.file: missing"},
+      {"calibration: {file: a, samples: 0}\nsteps: [{method: rtn}]", "expected an integer in [1"},
+      {"calibration: {file: a, mode: random}\nsteps: [{method: rtn}]", "papers | concat"},
+      {"calibration: 3\nsteps: [{method: rtn}]", "calibration: expected a mapping"},
+      {"calibration: {file: a}\nsteps: [{method: sparsegpt, pattern: 3:7}]", "block_size"},
+      {"calibration: {file: a}\nsteps: [{method: sparsegpt, sparsity: 0.5, damping: -1}]",
+       "expected a number in [0, 100]"},
+      {"calibration: {file: a}\nsteps: [{method: sparsegpt, sparsity: 0.5, damping: 0, "
+       "allow_damping_escalation: true}]",
+       "must not be 0"},
+  };
+  for (const BadRecipe& bad : cases) {
+    const Result<Recipe> recipe = ParseRecipe(bad.yaml, "r.yaml");
+    ASSERT_FALSE(recipe.ok()) << bad.yaml;
+    EXPECT_EQ(recipe.status().code(), StatusCode::kInvalidArgument);
+    EXPECT_NE(recipe.status().message().find(bad.expected), std::string::npos)
+        << bad.yaml << "\n  -> " << recipe.status().message();
+    EXPECT_NE(recipe.status().message().find("r.yaml"), std::string::npos);
+  }
+}
+
+TEST(RecipeTest, HostileTextIsRefused) {
+  EXPECT_FALSE(ParseRecipe(std::string(2 << 20, ' '), "r").ok());
+  EXPECT_FALSE(ParseRecipe(std::string(100000, '['), "r").ok());
+  EXPECT_FALSE(ParseRecipe(std::string(100000, '{'), "r").ok());
+  EXPECT_FALSE(ParseRecipe("a: &a [*a]\nsteps: [{method: rtn}]", "r").ok());
+  EXPECT_FALSE(
+      ParseRecipe("steps: [{method: rtn, targets: \"re:" + std::string(300, '(') + "\"}]", "r")
+          .ok());
+}
+
+TEST(RecipeTest, NamesMatchWithAndWithoutSuffix) {
+  EXPECT_TRUE(MatchesExactly("lm_head", "lm_head.weight"));
+  EXPECT_TRUE(MatchesExactly("lm_head.weight", "lm_head.weight"));
+  EXPECT_FALSE(MatchesExactly("lm", "lm_head.weight"));
+  EXPECT_TRUE(MatchesRegex("re:layers\\.[01]\\.", "model.layers.1.mlp.up_proj.weight"));
+  EXPECT_FALSE(MatchesRegex("re:^layers", "model.layers.1.mlp.up_proj.weight"));
+  EXPECT_FALSE(MatchesRegex("layers", "model.layers.1.mlp.up_proj.weight"));
+}
+
+TEST(ShortFormsTest, PruneIsARecipe) {
+  PruneOptions options;
+  options.sparsity = 0.6;
+  options.calibration = "odd \"name\".txt";
+  options.mode = "concat";
+  options.samples = 7;
+  options.weights = "int8";
+  options.group = 64;
+  options.ignore = {"re:down"};
+  const Result<std::string> yaml = PruneRecipe(options);
+  ASSERT_TRUE(yaml.ok()) << yaml.status().ToString();
+  const Result<Recipe> recipe = ParseRecipe(*yaml, "r");
+  ASSERT_TRUE(recipe.ok()) << recipe.status().ToString() << *yaml;
+  EXPECT_EQ(recipe->calibration->file, options.calibration);
+  EXPECT_EQ(recipe->calibration->samples, 7);
+  ASSERT_EQ(recipe->steps.size(), 2u);
+  EXPECT_EQ(recipe->steps[0].method_name, "sparsegpt");
+  EXPECT_EQ(recipe->steps[0].ignore, options.ignore);
+  EXPECT_EQ(recipe->steps[1].method_name, "rtn");
+  EXPECT_NE(recipe->canonical.find("\"sparsity\": 0.6"), std::string::npos) << recipe->canonical;
+}
+
+TEST(ShortFormsTest, BadFlagsAreErrors) {
+  PruneOptions prune;
+  prune.calibration = "a.txt";
+  EXPECT_FALSE(PruneRecipe(prune).ok());  // neither sparsity nor pattern
+  prune.pattern = "2:4";
+  EXPECT_TRUE(PruneRecipe(prune).ok());
+  prune.sparsity = 0.5;
+  EXPECT_FALSE(PruneRecipe(prune).ok());  // both
+  prune.pattern = "";
+  prune.method = "obs";
+  EXPECT_FALSE(PruneRecipe(prune).ok());
+  prune.method = "wanda";
+  prune.weights = "int3";
+  EXPECT_FALSE(PruneRecipe(prune).ok());
+  prune.weights = "";
+  prune.calibration = "";
+  EXPECT_FALSE(PruneRecipe(prune).ok());  // wanda needs calibration
+  prune.method = "magnitude";
+  EXPECT_TRUE(PruneRecipe(prune).ok());
+
+  QuantizeOptions quantize;
+  EXPECT_TRUE(QuantizeRecipe(quantize).ok());
+  quantize.group = 33;
+  EXPECT_FALSE(QuantizeRecipe(quantize).ok());
+  quantize.group = 128;
+  quantize.weights = "fp4";
+  EXPECT_FALSE(QuantizeRecipe(quantize).ok());
+}
+
+}  // namespace
+}  // namespace harrow

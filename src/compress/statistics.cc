@@ -1,0 +1,190 @@
+#include "compress/statistics.h"
+
+#include <cblas.h>
+#include <lapacke.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace harrow {
+namespace {
+
+// Inputs up to this width are accumulated in float64 throughout. Wider ones are multiplied in
+// float32, one call of at most a sequence at a time, and the products summed in float64: float32
+// products run twice as fast, and the width is what their cost grows with (docs/decisions/020).
+constexpr int64_t kDoubleGramCols = 1024;
+constexpr int64_t kConvertRows = 256;
+
+Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, double fraction) {
+  HessianFactor factor;
+  factor.percent_damping = fraction;
+  std::vector<double>& a = factor.upper;
+  a = hessian;
+  double mean = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    double& diagonal = a[static_cast<size_t>(j * n + j)];
+    if (diagonal == 0) diagonal = 1;
+    mean += diagonal / static_cast<double>(n);
+  }
+  for (int64_t j = 0; j < n; ++j)
+    a[static_cast<size_t>(j * n + j)] += fraction * mean;
+
+  // With J the reversal of rows and columns and J H J = L L^T, the matrix R = J L J is upper
+  // triangular and H = R R^T, hence inverse(H) = U^T U with U = inverse(R). That is the factor
+  // that the authors get from cholesky(cholesky_inverse(cholesky(H)), upper), for half the work
+  // and without forming the inverse. J A J of a square array is the array reversed.
+  // LAPACK is called in its own column-major order: our upper triangle is its lower one.
+  std::reverse(a.begin(), a.end());
+  const auto order = static_cast<lapack_int>(n);
+  lapack_int info = 0;
+  LAPACK_dpotrf("U", &order, a.data(), &order, &info);
+  int64_t failed = info > 0 ? n - info : -1;
+  std::reverse(a.begin(), a.end());
+  // A pivot within the rounding error of the factorization (n * 2^-53 of the diagonal) is noise:
+  // the matrix is singular to working precision even where LAPACK happened to get through.
+  for (int64_t j = 0; j < n && info == 0; ++j) {
+    const auto at = static_cast<size_t>(j * n + j);
+    const double diagonal = (hessian[at] == 0 ? 1 : hessian[at]) + fraction * mean;
+    if (!(a[at] * a[at] > static_cast<double>(n) * 0x1.0p-53 * diagonal)) {
+      info = 1;
+      failed = j;
+    }
+  }
+  if (info != 0) {
+    return Error(StatusCode::kNumerical,
+                 "the Hessian of {} inputs is not positive definite with a damping of {} (Cholesky "
+                 "failed at input {}); use a larger damping or more calibration text",
+                 n, fraction, failed);
+  }
+  LAPACK_dtrtri("L", "N", &order, a.data(), &order, &info);
+  if (info != 0) {
+    return Error(StatusCode::kNumerical, "the Cholesky factor of {} inputs is singular at input {}",
+                 n, info);
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    std::fill_n(a.begin() + i * n, i, 0.0);
+    const double diagonal = a[static_cast<size_t>(i * n + i)];
+    if (!(diagonal > 0) || !std::isfinite(diagonal)) {
+      return Error(StatusCode::kNumerical,
+                   "the inverse Hessian of {} inputs is not finite at input {} with a damping of "
+                   "{}",
+                   n, i, fraction);
+    }
+  }
+  return factor;
+}
+
+}  // namespace
+
+InputStatistics::InputStatistics(int64_t cols, StatisticsNeed need) : cols_(cols), need_(need) {
+  sum_squares_.assign(static_cast<size_t>(cols), 0.0);
+  if (has_hessian()) gram_.assign(static_cast<size_t>(cols * cols), 0.0);
+}
+
+Status InputStatistics::Add(const float* x, int64_t m) {
+  for (int64_t t = 0; t < m; ++t) {
+    const float* row = x + t * cols_;
+    for (int64_t j = 0; j < cols_; ++j) {
+      const double value = row[j];
+      sum_squares_[static_cast<size_t>(j)] += value * value;
+      if (!std::isfinite(row[j])) {
+        return Error(StatusCode::kNumerical,
+                     "the input is {} at calibration token {}, column {}; the model or its "
+                     "weights are not usable",
+                     value, tokens_ + t, j);
+      }
+    }
+  }
+  tokens_ += m;
+  if (!has_hessian()) return OkStatus();
+
+  const auto n = static_cast<blasint>(cols_);
+  if (cols_ <= kDoubleGramCols) {
+    converted_.resize(static_cast<size_t>(kConvertRows * cols_));
+    for (int64_t begin = 0; begin < m; begin += kConvertRows) {
+      const int64_t rows = std::min(kConvertRows, m - begin);
+      std::copy_n(x + begin * cols_, rows * cols_, converted_.begin());
+      cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, n, static_cast<blasint>(rows), 1.0,
+                  converted_.data(), n, 1.0, gram_.data(), n);
+    }
+  } else {
+    partial_.resize(gram_.size());
+    cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, n, static_cast<blasint>(m), 1.0f, x, n, 0.0f,
+                partial_.data(), n);
+    for (int64_t i = 0; i < cols_; ++i) {
+      for (int64_t j = i; j < cols_; ++j) {
+        gram_[static_cast<size_t>(i * cols_ + j)] += partial_[static_cast<size_t>(i * cols_ + j)];
+      }
+    }
+  }
+  return OkStatus();
+}
+
+void InputStatistics::Finish() {
+  partial_ = {};
+  converted_ = {};
+  if (!has_hessian() || sequences_ == 0) return;
+  const double scale = 2.0 / static_cast<double>(sequences_);
+  for (int64_t i = 0; i < cols_; ++i) {
+    for (int64_t j = i; j < cols_; ++j) {
+      const double value = gram_[static_cast<size_t>(i * cols_ + j)] * scale;
+      gram_[static_cast<size_t>(i * cols_ + j)] = value;
+      gram_[static_cast<size_t>(j * cols_ + i)] = value;
+    }
+  }
+}
+
+int64_t InputStatistics::DeadColumns() const {
+  return std::count(sum_squares_.begin(), sum_squares_.end(), 0.0);
+}
+
+Result<std::shared_ptr<const HessianFactor>> InputStatistics::Factor(double fraction,
+                                                                     bool escalate) {
+  if (factor_ != nullptr && requested_fraction_ == fraction) return factor_;
+  factor_ = nullptr;
+  constexpr int kRetries = 4;
+  Status failure;
+  for (int attempt = 0; attempt <= (escalate ? kRetries : 0); ++attempt) {
+    Result<HessianFactor> factor = TryFactor(gram_, cols_, fraction * std::pow(10.0, attempt));
+    if (factor.ok()) {
+      factor_ = std::make_shared<const HessianFactor>(std::move(factor).value());
+      requested_fraction_ = fraction;
+      return factor_;
+    }
+    failure = factor.status();
+  }
+  return failure;
+}
+
+double InputStatistics::RelativeOutputError(const float* w, const float* changed,
+                                            int64_t rows) const {
+  constexpr int64_t kChunk = 128;
+  std::vector<double> a(static_cast<size_t>(kChunk * cols_));
+  std::vector<double> product(a.size());
+  const auto n = static_cast<blasint>(cols_);
+  // sum over rows of a_r H a_r^T
+  const auto energy = [&](int64_t count) {
+    cblas_dsymm(CblasRowMajor, CblasRight, CblasUpper, static_cast<blasint>(count), n, 1.0,
+                gram_.data(), n, a.data(), n, 0.0, product.data(), n);
+    return cblas_ddot(static_cast<blasint>(count * cols_), a.data(), 1, product.data(), 1);
+  };
+  double error = 0;
+  double reference = 0;
+  for (int64_t begin = 0; begin < rows; begin += kChunk) {
+    const int64_t count = std::min(kChunk, rows - begin);
+    const float* w_rows = w + begin * cols_;
+    const float* changed_rows = changed + begin * cols_;
+    std::copy_n(w_rows, count * cols_, a.begin());
+    reference += energy(count);
+    for (int64_t i = 0; i < count * cols_; ++i)
+      a[static_cast<size_t>(i)] = changed_rows[i] - w_rows[i];
+    error += energy(count);
+  }
+  // Rounding can leave a tiny negative energy where the true one is zero.
+  error = std::max(error, 0.0);
+  if (reference > 0) return error / reference;
+  return error > 0 ? std::numeric_limits<double>::infinity() : 0.0;
+}
+
+}  // namespace harrow

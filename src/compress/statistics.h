@@ -1,0 +1,77 @@
+// Statistics of the inputs of linear layers, gathered during calibration, and what is derived from
+// them.
+#ifndef HARROW_COMPRESS_STATISTICS_H_
+#define HARROW_COMPRESS_STATISTICS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace harrow {
+
+enum class StatisticsNeed : uint8_t {
+  kNone,
+  kInputNorms,  // sums of squares per input
+  kHessian,     // X^T X as well
+};
+
+// U, upper triangular [cols, cols] row-major, with inverse(H + damping) = U^T U.
+struct HessianFactor {
+  double percent_damping = 0;  // the fraction that succeeded
+  std::vector<double> upper;
+};
+
+// Statistics of one distinct input (q, k and v share theirs) over all calibration sequences.
+// Averages are per sequence, not per token, as SparseGPT and Wanda define them.
+// Not thread safe.
+class InputStatistics {
+ public:
+  InputStatistics(int64_t cols, StatisticsNeed need);
+
+  // Adds rows x [m, cols] float32. NaN and infinity are an error that names token and column.
+  Status Add(const float* x, int64_t m);
+  // To be called after each sequence.
+  void EndSequence() { ++sequences_; }
+  // To be called once after the last Add.
+  void Finish();
+
+  int64_t cols() const { return cols_; }
+  int64_t sequences() const { return sequences_; }
+  int64_t tokens() const { return tokens_; }
+  bool has_hessian() const { return need_ == StatisticsNeed::kHessian; }
+  // sum over tokens of x_j^2, [cols].
+  const std::vector<double>& sum_squares() const { return sum_squares_; }
+  // H = (2 / sequences) X^T X, [cols, cols], both triangles. After Finish().
+  const std::vector<double>& hessian() const { return gram_; }
+  // Columns with H_jj = 0.
+  int64_t DeadColumns() const;
+
+  // The factor for a damping of `fraction` * mean(diag H), where H_jj = 1 for dead columns first.
+  // A failed factorization is kNumerical; with `escalate`, it is tried again with 10 times the
+  // damping, up to 4 times. Kept for the next layer with the same input.
+  // Source: SparseGPT (arXiv 2301.00774), sparsegpt.py fasterprune.
+  Result<std::shared_ptr<const HessianFactor>> Factor(double fraction, bool escalate);
+
+  // |X D^T|^2 over |X W^T|^2 for D = changed - w, both [rows, cols] float32: the relative error of
+  // the layer's output over the calibration. 0 when both are 0; infinity when only |X W^T| is.
+  double RelativeOutputError(const float* w, const float* changed, int64_t rows) const;
+
+ private:
+  int64_t cols_;
+  StatisticsNeed need_;
+  int64_t sequences_ = 0;
+  int64_t tokens_ = 0;
+  std::vector<double> sum_squares_;
+  std::vector<double> gram_;        // upper triangle until Finish()
+  std::vector<float> partial_;      // float32 gram of one call, for wide inputs
+  std::vector<double> converted_;   // a chunk of x in float64
+  double requested_fraction_ = -1;  // what factor_ was asked for with
+  std::shared_ptr<const HessianFactor> factor_;
+};
+
+}  // namespace harrow
+
+#endif  // HARROW_COMPRESS_STATISTICS_H_

@@ -1,0 +1,43 @@
+#include "compress/storage.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace harrow {
+
+WeightSpec ChooseSpec(const LayerWork& layer, ValueType source, bool dense) {
+  const bool i8 = layer.quant_group > 0;
+  WeightSpec best;
+  best.format = i8 ? FormatId::kDensePanel : FormatId::kDense;
+  best.values = i8 ? ValueType::kI8 : source;
+  best.group = layer.quant_group;
+  if (dense) return best;
+
+  WeightSpec bitmask = best;
+  bitmask.format = FormatId::kBitmask;
+  if (!i8) bitmask.values = ValueType::kBf16;
+  // At equal size N:M comes first: its positions are fixed, its groups equally long.
+  std::vector<WeightSpec> candidates;
+  if (layer.pattern) {
+    WeightSpec nm = bitmask;
+    nm.format = FormatId::kNm;
+    nm.keep_n = layer.pattern->keep;
+    nm.of_m = layer.pattern->of;
+    candidates.push_back(nm);
+  }
+  candidates.push_back(bitmask);
+  const int64_t nonzeros =
+      std::count_if(layer.w.begin(), layer.w.end(), [](float value) { return value != 0.0f; });
+  uint64_t bytes = AnalyzeWeight(best, layer.rows, layer.cols, nonzeros);
+  for (const WeightSpec& spec : candidates) {
+    if (!ValidateSpec(spec).ok()) continue;  // an M that the N:M format does not have
+    const uint64_t candidate = AnalyzeWeight(spec, layer.rows, layer.cols, nonzeros);
+    if (candidate < bytes) {
+      best = spec;
+      bytes = candidate;
+    }
+  }
+  return best;
+}
+
+}  // namespace harrow

@@ -1,0 +1,17 @@
+// Which format a finished weight is stored in.
+#ifndef HARROW_COMPRESS_STORAGE_H_
+#define HARROW_COMPRESS_STORAGE_H_
+
+#include "compress/methods/method.h"
+#include "formats/linear_weight.h"
+
+namespace harrow {
+
+// The smallest of the formats that can hold the layer, for `store: auto`; the dense one for
+// `dense` or where none is smaller. INT8 when a quantizer asked for it; otherwise dense keeps
+// `source` values and sparse formats hold BF16.
+WeightSpec ChooseSpec(const LayerWork& layer, ValueType source, bool dense);
+
+}  // namespace harrow
+
+#endif  // HARROW_COMPRESS_STORAGE_H_

@@ -1,0 +1,58 @@
+// Tokens per second of one or more models, measured in turn, and the memory roof beside them.
+#ifndef HARROW_EVAL_SPEED_H_
+#define HARROW_EVAL_SPEED_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/status.h"
+#include "base/thread_pool.h"
+#include "eval/loaded_model.h"
+#include "harrow/run_control.h"
+
+namespace harrow {
+
+// Size of the last-level cache as the system reports it; 0 when unknown.
+uint64_t LastLevelCacheBytes();
+
+// Plain stream-read bandwidth: every thread of the pool sums its own contiguous part of a buffer
+// several times larger than the last-level cache. Not thread safe; `pool` must outlive it.
+class MemoryRoof {
+ public:
+  explicit MemoryRoof(ThreadPool* pool);
+  double ProbeGbps();  // 1e9 bytes per second, of one pass over the buffer
+  uint64_t bytes() const { return buffer_.size() * sizeof(uint64_t); }
+
+ private:
+  ThreadPool* pool_;
+  AlignedArray<uint64_t> buffer_;
+  std::vector<uint64_t> sums_;  // kept so that the reads cannot be optimized away
+};
+
+struct SpeedPlan {
+  int64_t n_prompt = 0;  // 0: no prefill measurement
+  int64_t n_gen = 0;     // 0: no decode measurement
+  int64_t repetitions = 1;
+  int64_t batch_size = 512;
+  uint64_t seed = 0;  // of the random token ids
+};
+
+// One entry a repetition; entry i of every model was measured in the same round.
+struct SpeedSamples {
+  std::vector<double> prefill_tps;
+  std::vector<double> decode_tps;
+  std::vector<double> roof_gbps;  // probed right after each decode measurement; empty without roof
+};
+
+// Prefill: n_prompt random tokens into an empty cache, logits of the last. Decode: n_gen single
+// tokens from an empty cache. Each round measures every model, in alternating order, after one
+// uncounted warm-up. `roof` may be null. All models share one pool. Fails when a length exceeds a
+// model's context.
+Result<std::vector<SpeedSamples>> MeasureSpeed(const std::vector<const LoadedModel*>& models,
+                                               const SpeedPlan& plan, MemoryRoof* roof,
+                                               const RunControl* control);
+
+}  // namespace harrow
+
+#endif  // HARROW_EVAL_SPEED_H_

@@ -1,0 +1,16 @@
+#include "commands.h"
+
+int main(int argc, char** argv) {
+  harrow::tools::Shell shell;
+  AddInspect(&shell);
+  AddRun(&shell);
+  AddScore(&shell);
+  AddCompress(&shell);
+  AddExport(&shell);
+  AddConvert(&shell);
+  AddEval(&shell);
+  AddCompare(&shell);
+  AddBench(&shell);
+  AddDoctor(&shell);
+  return shell.Main(argc, argv);
+}
