@@ -14,7 +14,7 @@ struct BitmaskCodec {
                         std::vector<std::byte>* out) {
     BlockMask mask;
     for (int64_t i = 0; i < kBlockWeights; ++i) {
-      if (codes[i] != ZeroCode(spec.values)) mask.Set(i);
+      mask.words[i / 64] |= uint64_t{codes[i] != ZeroCode(spec.values)} << (i % 64);
     }
     EncodeMasked(spec.values, mask, codes, out);
     return -1;

@@ -38,17 +38,17 @@ inline int64_t CountBits(const BlockMask& mask) {
 
 inline void EncodeMasked(ValueType values, const BlockMask& mask, const uint16_t* codes,
                          std::vector<std::byte>* out) {
-  const size_t at = out->size();
   const size_t width = values == ValueType::kI8 ? 1 : 2;
-  out->resize(at + sizeof(mask.words) + static_cast<size_t>(CountBits(mask)) * width);
-  std::byte* to = out->data() + at;
-  std::memcpy(to, mask.words, sizeof(mask.words));
-  to += sizeof(mask.words);
+  // Every code is written and only stored ones are kept: no branch to mispredict.
+  std::byte stored[kBlockWeights * 2];
+  size_t bytes = 0;
   for (int64_t i = 0; i < kBlockWeights; ++i) {
-    if (!mask.Bit(i)) continue;
-    std::memcpy(to, &codes[i], width);  // little endian: the low byte comes first
-    to += width;
+    std::memcpy(stored + bytes, &codes[i], width);  // little endian: the low byte comes first
+    bytes += mask.Bit(i) ? width : 0;
   }
+  const std::byte* masks = reinterpret_cast<const std::byte*>(mask.words);
+  out->insert(out->end(), masks, masks + sizeof(mask.words));
+  out->insert(out->end(), stored, stored + bytes);
 }
 
 inline const std::byte* DecodeMasked(ValueType values, const std::byte* in, uint16_t* codes) {
