@@ -77,8 +77,8 @@ std::span<const LinearKernel> LinearKernels();
 // Tasks are cut at multiples of this many rows: a pair of panels.
 inline constexpr int64_t kTaskRows = 32;
 
-// Inputs that a prefill kernel expands at a time: 2 panels of 4-byte cells in 32 KiB (bf16 and
-// f32 cells) keep the expanded weights and a token block in the first-level cache.
+// Cells that a prefill kernel expands at a time: 2 panels of them are 16 KiB, which leaves
+// first-level cache to a token block of x and to the stream that comes next.
 inline constexpr int64_t kExpandUnits = 128;
 
 inline int64_t LinearScratchBytes(int64_t m, int64_t k) {

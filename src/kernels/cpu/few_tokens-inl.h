@@ -1,0 +1,147 @@
+// Products with few tokens, bound by memory. Part of linear-inl.h.
+
+// ---- row-major weights, few tokens
+
+// acc[t * R + r] += w . x of token t, whose chunks stand 64 bytes apart.
+template <class Math, int R, int... t>
+HARROW_INLINE void StepRow(F* acc, int r, F w, const std::byte* x, Ints<t...>) {
+  ((acc[t * R + r] = Math::Step(acc[t * R + r], w, LoadF(x + 64 * t))), ...);
+}
+// R chunks, one for each partial sum.
+template <class Math, class Loader, int T, int... r>
+HARROW_INLINE void StepChunks(F* acc, const std::byte* w, const std::byte* x, Ints<r...>) {
+  (StepRow<Math, sizeof...(r)>(acc, r, Loader::Load(w + r * Loader::kBytes), x + r * 64 * T,
+                               Count<T>()),
+   ...);
+}
+template <int R, int... t>
+HARROW_INLINE void StoreSums(const LinearTask& task, int64_t row, const F* acc, Ints<t...>) {
+  ((task.y[t * task.y_stride + row] = Sum(SumPartials<R>(acc + t * R))), ...);
+}
+template <class Loader>
+HARROW_INLINE F LoadRest(const std::byte* w, int64_t rest) {
+  std::byte last[Loader::kBytes] = {};
+  __builtin_memcpy(last, w, static_cast<size_t>(rest));
+  return Loader::Load(last);
+}
+
+template <class Math, class Loader, int T>
+HARROW_INLINE void OneRow(const LinearTask& task, int64_t row, int64_t row_bytes) {
+  constexpr int R = Partials(T);
+  const std::byte* w = task.weight->data.data() + row * row_bytes;
+  const std::byte* x = task.x->values;
+  const int64_t whole = row_bytes / Loader::kBytes;
+  F acc[T * R];
+  Clear(acc, ZeroF(), Count<T * R>());
+  int64_t chunk = 0;
+  for (; chunk + R <= whole; chunk += R) {
+    StepChunks<Math, Loader, T>(acc, w, x, Count<R>());
+    w += R * Loader::kBytes;
+    x += R * 64 * T;
+  }
+  for (; chunk < whole; ++chunk) {
+    StepRow<Math, R>(acc, 0, Loader::Load(w), x, Count<T>());
+    w += Loader::kBytes;
+    x += 64 * T;
+  }
+  if (const int64_t rest = row_bytes % Loader::kBytes; rest > 0)
+    StepRow<Math, R>(acc, 0, LoadRest<Loader>(w, rest), x, Count<T>());
+  StoreSums<R>(task, row, acc, Count<T>());
+}
+
+template <class Math, class Loader, int T>
+void RowsKernel(const LinearTask& task) noexcept {
+  const int64_t row_bytes = static_cast<int64_t>(task.weight->data.size()) / task.weight->rows;
+  for (int64_t row = task.row_begin; row < task.row_end; ++row)
+    OneRow<Math, Loader, T>(task, row, row_bytes);
+}
+
+// ---- panels, few tokens
+
+template <int R, int... t>
+HARROW_INLINE void StepUnit(F* acc, int r, Unit w, const std::byte* x, Ints<t...>) {
+  ((acc[t * R + r] = MathBf16::StepUnit(acc[t * R + r], w, x, sizeof...(t), t)), ...);
+}
+template <int R, int... t>
+HARROW_INLINE void StepUnit(I* acc, int r, UnitI8 w, const std::byte* x, Ints<t...>) {
+  ((acc[t * R + r] = DotI8(acc[t * R + r], w, BroadcastI(x + 4 * t))), ...);
+}
+// One block; x_bytes is what one unit takes of x.
+template <int T, int R, class V, class Decoder, int... u>
+HARROW_INLINE void StepBlock(V* acc, Decoder* decoder, const std::byte* x, int64_t x_bytes,
+                             Ints<u...>) {
+  decoder->BeginBlock();
+  ((decoder->Fetch(u), StepUnit<R>(acc, u % R, decoder->Next(u), x + u * x_bytes, Count<T>())),
+   ...);
+}
+template <int R, int... t>
+HARROW_INLINE void StorePanel(const LinearTask& task, int64_t row, const F* acc, Ints<t...>) {
+  (StoreLanes(task.y + t * task.y_stride + row, SumPartials<R>(acc + t * R), task.row_end - row),
+   ...);
+}
+
+template <class Decoder, int T>
+void FusedBf16(const LinearTask& task) noexcept {
+  constexpr int R = Partials(T);
+  constexpr int64_t kXBytes = 4 * MathBf16::kCellsPerUnit * T;
+  const LinearWeight& weight = *task.weight;
+  const PanelGeometry g = GeometryOf(weight.spec, weight.rows, weight.cols);
+  const int64_t stride = BlockStride(weight.spec);
+  for (int64_t row = task.row_begin; row < task.row_end; row += kPanelRows) {
+    Decoder decoder;
+    decoder.Begin(weight.data.data() + PanelOffset(weight, row / kPanelRows), stride);
+    const std::byte* x = task.x->values;
+    F acc[T * R];
+    Clear(acc, ZeroF(), Count<T * R>());
+    for (int64_t b = 0; b < g.blocks; ++b) {
+      StepBlock<T, R>(acc, &decoder, x, kXBytes, Count<Decoder::kUnits>());
+      x += Decoder::kUnits * kXBytes;
+    }
+    StorePanel<R>(task, row, acc, Count<T>());
+  }
+}
+
+// Starts the sums of a group at the correction for q + 128, where weights are stored so.
+template <int R, int... t>
+HARROW_INLINE void BeginGroup(I* acc, const int32_t* corrections, Ints<t...>) {
+  if constexpr (kOffsetWeights) ((acc[t * R] = Own(BroadcastI(corrections + t))), ...);
+}
+// out[t] += sum * scale of the weights * scale of x.
+template <int R, int... t>
+HARROW_INLINE void EndGroup(F* out, const I* acc, F scale, const float* x_scales, Ints<t...>) {
+  ((out[t] = Fma(ToF(SumPartials<R>(acc + t * R)), Mul(scale, BroadcastF(x_scales + t)), out[t])),
+   ...);
+}
+
+template <class Decoder, int T>
+void FusedI8(const LinearTask& task) noexcept {
+  constexpr int R = Partials(T);
+  const LinearWeight& weight = *task.weight;
+  const PackedX& x = *task.x;
+  const PanelGeometry g = GeometryOf(weight.spec, weight.rows, weight.cols);
+  const int64_t stride = BlockStride(weight.spec);
+  const int64_t x_group_blocks = x.format.group / kBlockCols;
+  const int64_t x_groups_per_scale = weight.spec.group / x.format.group;
+  for (int64_t row = task.row_begin; row < task.row_end; row += kPanelRows) {
+    const std::byte* panel = weight.data.data() + PanelOffset(weight, row / kPanelRows);
+    Decoder decoder;
+    decoder.Begin(panel + g.scale_bytes, stride);
+    const std::byte* cells = x.values;
+    F out[T];
+    Clear(out, ZeroF(), Count<T>());
+    int64_t block = 0;
+    for (int64_t group = 0; group < x.groups; ++group) {
+      I acc[T * R];
+      Clear(acc, ZeroI(), Count<T * R>());
+      BeginGroup<R>(acc, x.corrections + group * T, Count<T>());
+      const int64_t end = block + x_group_blocks < g.blocks ? block + x_group_blocks : g.blocks;
+      for (; block < end; ++block) {
+        StepBlock<T, R>(acc, &decoder, cells, 4 * T, Count<Decoder::kUnits>());
+        cells += Decoder::kUnits * 4 * T;
+      }
+      const F scale = LoadBf16(panel + group / x_groups_per_scale * (2 * kPanelRows));
+      EndGroup<R>(out, acc, scale, x.scales + group * T, Count<T>());
+    }
+    StorePanel<1>(task, row, out, Count<T>());
+  }
+}
