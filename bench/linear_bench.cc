@@ -7,9 +7,9 @@
 // bytes), roof (of plain reading, measured in turn), x_dense (dense of the same precision / this;
 // medians), GFLOP/s (as if dense). Weights come from a stack of copies larger than any cache.
 #include <benchmark/benchmark.h>
+#include <time.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>

@@ -9,11 +9,12 @@
 namespace harrow {
 namespace {
 
-// About 20-50 microseconds of spinning: longer than the serial gaps between two layer calls,
-// shorter than a scheduler quantum. Longer spins were not faster and starve other processes on
-// shared machines.
+// Some tens of microseconds of spinning, on either side: longer than the serial gaps between two
+// layer calls and than the skew of a balanced split, shorter than a scheduler quantum. After that a
+// thread blocks, because on a shared machine the one it waits for may need this very CPU
+// (sched_yield instead gave whole time slices away: 100 ms a token with twice as many runnable
+// threads as CPUs).
 constexpr int kSpinsBeforeSleep = 4000;
-constexpr int kSpinsBeforeYield = 64;
 
 inline void CpuRelax() {
 #if defined(__x86_64__)
@@ -56,10 +57,11 @@ void ThreadPool::RunErased(Function function, void* context) {
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   function(context, 0);
-  for (int spins = 0; pending_.load(std::memory_order_acquire) != 0; ++spins) {
+  for (int spins = 0;; ++spins) {
+    const int left = pending_.load(std::memory_order_acquire);
+    if (left == 0) return;
     CpuRelax();
-    // When the machine is oversubscribed the worker may need this very CPU.
-    if (spins >= kSpinsBeforeYield * 64) ::sched_yield();
+    if (spins >= kSpinsBeforeSleep) pending_.wait(left, std::memory_order_acquire);
   }
 }
 
@@ -73,7 +75,7 @@ void ThreadPool::Worker(int index) {
     ++seen;
     if (stop_.load(std::memory_order_relaxed)) return;
     function_(context_, index);
-    pending_.fetch_sub(1, std::memory_order_release);
+    if (pending_.fetch_sub(1, std::memory_order_release) == 1) pending_.notify_one();
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "base/float16.h"
 #include "formats/panel.h"
@@ -15,58 +16,62 @@ namespace {
 // Elements of x below which handing work to other threads costs more than it saves.
 constexpr int64_t kParallelElements = 1 << 15;
 
-float RoundToBf16(float value) {
-  return Bf16ToF32(F32ToBf16(value));
+void RoundToBf16Row(const float* x, int64_t count, uint16_t* out) {
+  for (int64_t i = 0; i < count; ++i)
+    out[i] = F32ToBf16(x[i]);
 }
 
-// Rounds one token's values [begin, end) to `out` as 4-byte cells in order; `out` is zero beyond.
+void RoundToBf16RowF32(const float* x, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i)
+    out[i] = Bf16ToF32(F32ToBf16(x[i]));
+}
+
+float QuantizeRow(const float* x, int64_t count, int8_t* q, int32_t* sum) {
+  // Magnitudes order like their bits, NaN above all of them.
+  int32_t largest_bits = 0;
+  for (int64_t i = 0; i < count; ++i)
+    largest_bits = std::max(largest_bits, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+  const QuantizeScale scale = QuantizeScaleOf(largest_bits);
+  *sum = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    q[i] =
+        scale.inverse == 0 ? int8_t{0} : static_cast<int8_t>(std::nearbyint(x[i] * scale.inverse));
+    *sum += q[i];
+  }
+  return scale.scale;
+}
+
+constexpr RoundingOps kScalarRounding = {RoundToBf16Row, RoundToBf16RowF32, QuantizeRow};
+
 // Bytes an input in the packed form.
-int64_t ElementBytes(XElement element) {
-  switch (element) {
+int64_t ElementBytes(const XFormat& format) {
+  if (format.layout == XLayout::kReference) return 4;
+  switch (format.element) {
     case XElement::kBf16: return 2;
     case XElement::kI8: return 1;
     default: return 4;
   }
 }
 
-// One token, rounded, in input order.
-void RoundRow(XElement element, const float* x, int64_t k, std::byte* out) {
-  switch (element) {
-    case XElement::kF32: std::memcpy(out, x, static_cast<size_t>(k) * sizeof(float)); break;
-    case XElement::kF32RoundedToBf16: {
-      float* to = reinterpret_cast<float*>(out);
-      for (int64_t i = 0; i < k; ++i)
-        to[i] = RoundToBf16(x[i]);
-      break;
-    }
-    case XElement::kBf16: {
-      uint16_t* to = reinterpret_cast<uint16_t*>(out);
-      for (int64_t i = 0; i < k; ++i)
-        to[i] = F32ToBf16(x[i]);
-      break;
-    }
-    case XElement::kI8: break;  // has scales: its callers quantize
-  }
-}
-
 }  // namespace
 
-float QuantizeGroup(const float* x, int64_t count, int8_t* q) {
-  // Bit patterns of magnitudes order like the magnitudes, and NaN above all of them.
-  int32_t largest_bits = 0;
-  for (int64_t i = 0; i < count; ++i)
-    largest_bits = std::max(largest_bits, std::bit_cast<int32_t>(x[i]) & 0x7fffffff);
+QuantizeScale QuantizeScaleOf(int32_t largest_bits) {
   const float largest = std::bit_cast<float>(largest_bits);
-  if (!std::isfinite(largest) || largest < 0x1p-100f) {
-    std::fill(q, q + count, int8_t{0});
-    return std::isfinite(largest) ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+  if (!std::isfinite(largest)) return {std::numeric_limits<float>::quiet_NaN(), 0};
+  if (largest < 0x1p-100f) return {0, 0};
+  return {largest / 127.0f, 127.0f / largest};
+}
+
+const RoundingOps& ActiveRounding() {
+#if defined(__x86_64__)
+  switch (ActiveIsa()) {
+    case Isa::kScalar: break;
+    case Isa::kAvx2: return avx2::Rounding();
+    case Isa::kAvx512:
+    case Isa::kAvx512Bf16: return avx512::Rounding();
   }
-  const float inverse = 127.0f / largest;
-  // Adding 1.5 * 2^23 leaves the value, rounded to nearest even, in the low bits of the mantissa.
-  constexpr float kMagic = 12582912.0f;
-  for (int64_t i = 0; i < count; ++i)
-    q[i] = static_cast<int8_t>(std::bit_cast<int32_t>(x[i] * inverse + kMagic));
-  return largest / 127.0f;
+#endif
+  return kScalarRounding;
 }
 
 const PackedX& PackedXBuffer::Pack(const XFormat& format, const float* x, int64_t x_stride,
@@ -76,10 +81,8 @@ const PackedX& PackedXBuffer::Pack(const XFormat& format, const float* x, int64_
   p.format = format;
   p.m = m;
   p.k = k;
-  const bool i8 = format.element == XElement::kI8;
-  const bool reference = format.layout == XLayout::kReference;
-  const int64_t width = reference ? 4 : ElementBytes(format.element);
-  const int64_t unit_bytes = format.layout == XLayout::kCells ? 4 : 64;
+  const int64_t width = ElementBytes(format);
+  const int64_t unit_bytes = format.layout == XLayout::kRows ? 64 : 4;
   int64_t padded_k = k;
   if (format.layout == XLayout::kRows) {
     padded_k = (k * width + 63) / 64 * 64 / width;
@@ -87,73 +90,82 @@ const PackedX& PackedXBuffer::Pack(const XFormat& format, const float* x, int64_
     padded_k = (k + kBlockCols - 1) / kBlockCols * kBlockCols;
   }
   p.units = padded_k * width / unit_bytes;
-  p.groups = i8 ? (k + format.group - 1) / format.group : 0;
-  p.blocks =
-      format.layout == XLayout::kCells ? (m + format.block_tokens - 1) / format.block_tokens : 1;
-  std::byte* values = values_.Reserve(static_cast<uint64_t>(m * padded_k * width));
-  float* scales = scales_.Reserve(static_cast<uint64_t>(m * p.groups));
-  int32_t* corrections = corrections_.Reserve(static_cast<uint64_t>(m * p.groups));
-  p.values = values;
-  p.scales = scales;
-  p.corrections = corrections;
+  p.groups = format.element == XElement::kI8 ? (k + format.group - 1) / format.group : 0;
+  p.blocks = 1;
+  if (format.layout == XLayout::kCells)
+    p.blocks = (m + format.block_tokens - 1) / format.block_tokens;
+  p.values = values_.Reserve(static_cast<uint64_t>(m * padded_k * width));
+  p.scales = scales_.Reserve(static_cast<uint64_t>(m * p.groups));
+  p.corrections = corrections_.Reserve(static_cast<uint64_t>(m * p.groups));
 
-  const auto pack_block = [&](int64_t block) {
-    // Row in input order first, then cells to their places.
-    AlignedArray<std::byte> row(static_cast<uint64_t>(padded_k * 4));
-    const int64_t begin = p.BlockBegin(block);
-    const int64_t tokens = p.BlockBegin(block + 1) - begin;
-    for (int64_t t = 0; t < tokens; ++t) {
-      const float* from = x + (begin + t) * x_stride;
-      if (i8) {
-        int8_t* q = reinterpret_cast<int8_t*>(row.data());
-        for (int64_t g = 0; g < p.groups; ++g) {
-          const int64_t first = g * format.group;
-          const int64_t count = std::min<int64_t>(format.group, k - first);
-          const float scale = QuantizeGroup(from + first, count, q + first);
-          if (reference) {
-            scales[t * p.groups + g] = scale;
-            continue;
-          }
-          int32_t sum = 0;
-          for (int64_t i = 0; i < count; ++i)
-            sum += q[first + i];
-          scales[begin * p.groups + g * tokens + t] = scale;
-          corrections[begin * p.groups + g * tokens + t] = -128 * sum;
-        }
-      } else {
-        RoundRow(format.element, from, k, row.data());
-      }
-      if (reference) {
-        float* to = reinterpret_cast<float*>(values) + t * k;
-        if (i8) {
-          for (int64_t i = 0; i < k; ++i)
-            to[i] = static_cast<float>(reinterpret_cast<const int8_t*>(row.data())[i]);
-        } else {
-          std::memcpy(to, row.data(), static_cast<size_t>(k) * sizeof(float));
-        }
-        continue;
-      }
-      std::byte* to = values + begin * padded_k * width + t * unit_bytes;
-      const std::byte* unit = row.data();
-      if (unit_bytes == 4) {
-        for (int64_t u = 0; u < p.units; ++u, unit += 4, to += tokens * 4)
-          std::memcpy(to, unit, 4);
-      } else {
-        for (int64_t u = 0; u < p.units; ++u, unit += 64, to += tokens * 64)
-          std::memcpy(to, unit, 64);
-      }
-    }
-  };
+  const RoundingOps& ops = ActiveRounding();
   if (pool != nullptr && pool->size() > 1 && p.blocks > 1 && m * k >= kParallelElements) {
     pool->ParallelFor(p.blocks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b)
-        pack_block(b);
+        PackBlock(ops, x, x_stride, b);
     });
   } else {
     for (int64_t b = 0; b < p.blocks; ++b)
-      pack_block(b);
+      PackBlock(ops, x, x_stride, b);
   }
   return p;
+}
+
+void PackedXBuffer::PackBlock(const RoundingOps& ops, const float* x, int64_t x_stride,
+                              int64_t block) {
+  const PackedX& p = packed_;
+  const bool reference = p.format.layout == XLayout::kReference;
+  const int64_t begin = p.BlockBegin(block);
+  const int64_t tokens = p.BlockBegin(block + 1) - begin;
+  const int64_t unit_bytes = p.format.layout == XLayout::kRows ? 64 : 4;
+  const int64_t row_bytes = p.units * unit_bytes;
+  std::byte* values = values_.data() + begin * row_bytes;
+  float* scales = scales_.data() + begin * p.groups;
+  int32_t* corrections = corrections_.data() + begin * p.groups;
+
+  // Each token in input order, zero padded; one after the other in `rows`, then interleaved.
+  thread_local std::vector<std::byte> rows;
+  rows.assign(static_cast<size_t>(reference ? row_bytes : tokens * row_bytes), std::byte{0});
+  for (int64_t t = 0; t < tokens; ++t) {
+    const float* from = x + (begin + t) * x_stride;
+    std::byte* row = reference ? values + t * row_bytes : rows.data() + t * row_bytes;
+    switch (p.format.element) {
+      case XElement::kF32: std::memcpy(row, from, static_cast<size_t>(p.k) * sizeof(float)); break;
+      case XElement::kF32RoundedToBf16:
+        ops.bf16_as_f32(from, p.k, reinterpret_cast<float*>(row));
+        break;
+      case XElement::kBf16: ops.bf16(from, p.k, reinterpret_cast<uint16_t*>(row)); break;
+      case XElement::kI8: {
+        int8_t* q = reinterpret_cast<int8_t*>(reference ? rows.data() : row);
+        for (int64_t g = 0; g < p.groups; ++g) {
+          const int64_t first = g * p.format.group;
+          const int64_t count = std::min<int64_t>(p.format.group, p.k - first);
+          int32_t sum;
+          const float scale = ops.i8(from + first, count, q + first, &sum);
+          const int64_t at = reference ? t * p.groups + g : g * tokens + t;
+          scales[at] = scale;
+          corrections[at] = -128 * sum;
+        }
+        if (reference) {
+          for (int64_t i = 0; i < p.k; ++i)
+            reinterpret_cast<float*>(row)[i] = static_cast<float>(q[i]);
+        }
+        break;
+      }
+    }
+  }
+  if (reference) return;
+  if (unit_bytes == 64) {
+    for (int64_t u = 0; u < p.units; ++u) {
+      for (int64_t t = 0; t < tokens; ++t, values += 64)
+        std::memcpy(values, rows.data() + t * row_bytes + 64 * u, 64);
+    }
+  } else {
+    for (int64_t u = 0; u < p.units; ++u) {
+      for (int64_t t = 0; t < tokens; ++t, values += 4)
+        std::memcpy(values, rows.data() + t * row_bytes + 4 * u, 4);
+    }
+  }
 }
 
 }  // namespace harrow

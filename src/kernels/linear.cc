@@ -57,11 +57,16 @@ std::string& ForcedPrefix() {
 const LinearKernel& ChooseKernel(const WeightSpec& spec) {
   const std::string& forced = ForcedPrefix();
   const LinearKernel* chosen = nullptr;
+  const LinearKernel* prefixed = nullptr;
   for (const LinearKernel& kernel : LinearKernels()) {
     if (!RunsHere(kernel) || !kernel.supports(spec)) continue;
-    if (!forced.empty() && kernel.name.starts_with(forced)) return kernel;
+    // The exact name wins: "...avx512" is also a prefix of "...avx512bf16", which is listed first.
+    if (kernel.name == forced) return kernel;
+    if (prefixed == nullptr && !forced.empty() && kernel.name.starts_with(forced))
+      prefixed = &kernel;
     if (chosen == nullptr) chosen = &kernel;
   }
+  if (prefixed != nullptr) return *prefixed;
   HARROW_CHECK(chosen != nullptr);
   return *chosen;
 }
@@ -90,6 +95,10 @@ int64_t RowAtByte(const LinearWeight& weight, uint64_t byte) {
   return std::min((row + kTaskRows / 2) / kTaskRows * kTaskRows, weight.rows);
 }
 
+// Weight bytes times tokens below which handing half of the work over costs more than doing it: a
+// hand-off takes about a microsecond, in which one core streams some 50-100 KB from its cache.
+constexpr uint64_t kBytesWorthAFork = 128 << 10;
+
 }  // namespace
 
 LinearScratch* NewLinearScratch() {
@@ -105,7 +114,6 @@ void Linear(const LinearContext& context, std::span<const LinearOp> ops, const f
   if (m <= 0 || ops.empty()) return;
   HARROW_CHECK(context.scratch != nullptr);
   LinearScratch& scratch = *context.scratch;
-  const int threads = context.pool != nullptr ? context.pool->size() : 1;
 
   size_t packed = 0;
   uint64_t total_bytes = 0;
@@ -126,6 +134,9 @@ void Linear(const LinearContext& context, std::span<const LinearOp> ops, const f
     total_bytes += StreamBytes(*op.weight);
   }
 
+  const bool parallel = context.pool != nullptr && context.pool->size() > 1 &&
+                        total_bytes * static_cast<uint64_t>(m) >= kBytesWorthAFork;
+  const int threads = parallel ? context.pool->size() : 1;
   scratch.threads.resize(std::max(scratch.threads.size(), static_cast<size_t>(threads)));
   const auto run = [&](int thread) {
     const uint64_t begin = total_bytes * static_cast<uint64_t>(thread) / threads;
@@ -146,7 +157,7 @@ void Linear(const LinearContext& context, std::span<const LinearOp> ops, const f
       if (task.row_begin < task.row_end) product.kernel->run(task);
     }
   };
-  if (threads > 1) {
+  if (parallel) {
     context.pool->Run(run);
   } else {
     run(0);

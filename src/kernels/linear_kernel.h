@@ -79,7 +79,7 @@ inline constexpr int64_t kTaskRows = 32;
 
 // Inputs that a prefill kernel expands at a time: 2 panels of 4-byte cells in 32 KiB (bf16 and
 // f32 cells) keep the expanded weights and a token block in the first-level cache.
-inline constexpr int64_t kExpandUnits = 256;
+inline constexpr int64_t kExpandUnits = 128;
 
 inline int64_t LinearScratchBytes(int64_t m, int64_t k) {
   constexpr int64_t kExpanded = 2 * kExpandUnits * 64;

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -25,6 +26,11 @@ std::vector<float> RandomX(int64_t count, Rng* rng) {
   return x;
 }
 
+float Quantize(const float* x, int64_t count, int8_t* q) {
+  int32_t sum;
+  return ActiveRounding().i8(x, count, q, &sum);
+}
+
 // x as every kernel of the weight's value type must see it, and the float32 steps a fast kernel
 // may take per input besides the product itself.
 std::vector<double> RoundedX(const WeightSpec& spec, const std::vector<float>& x, int64_t k) {
@@ -38,7 +44,7 @@ std::vector<double> RoundedX(const WeightSpec& spec, const std::vector<float>& x
     for (size_t row = 0; row < x.size(); row += static_cast<size_t>(k)) {
       for (int64_t begin = 0; begin < k; begin += group) {
         const int64_t count = std::min(group, k - begin);
-        const float scale = QuantizeGroup(&x[row + static_cast<size_t>(begin)], count, q.data());
+        const float scale = Quantize(&x[row + static_cast<size_t>(begin)], count, q.data());
         for (int64_t i = 0; i < count; ++i) {
           out[row + static_cast<size_t>(begin + i)] =
               static_cast<double>(q[static_cast<size_t>(i)]) * static_cast<double>(scale);
@@ -107,13 +113,16 @@ class LinearKernelTest : public ::testing::TestWithParam<LinearKernelInfo> {
   // Calls body(spec) for every spec that the forced kernel takes.
   template <class Body>
   void ForEachSpec(Body body) const {
+    int visited = 0;
     for (const WeightSpec& spec : AllSpecs()) {
       LinearWeight weight;
       weight.spec = spec;
       if (LinearKernelName(weight, 1) != GetParam().name) continue;
       SCOPED_TRACE(SpecName(spec));
       body(spec);
+      ++visited;
     }
+    EXPECT_GT(visited, 0) << "no weight format reaches this kernel";
   }
 };
 
@@ -312,7 +321,7 @@ TEST(QuantizeTest, RoundsToNearestWithinHalfAStep) {
   for (int round = 0; round < 100; ++round) {
     const std::vector<float> x = RandomX(128, &rng);
     int8_t q[128];
-    const float scale = QuantizeGroup(x.data(), 128, q);
+    const float scale = Quantize(x.data(), 128, q);
     int largest = 0;
     for (size_t i = 0; i < 128; ++i) {
       largest = std::max(largest, std::abs(static_cast<int>(q[i])));
@@ -324,19 +333,62 @@ TEST(QuantizeTest, RoundsToNearestWithinHalfAStep) {
   }
 }
 
+TEST(RoundingTest, EveryTierRoundsToTheSameBits) {
+  const Isa before = ActiveIsa();
+  Rng rng(15);
+  for (int round = 0; round < 200; ++round) {
+    const int64_t count = 1 + static_cast<int64_t>(rng.Below(130));
+    std::vector<float> x = RandomX(count, &rng);
+    if (round % 4 == 1) {  // any bits, NaN and infinities among them
+      for (float& v : x)
+        v = std::bit_cast<float>(static_cast<uint32_t>(rng.Next()));
+    } else if (round % 4 == 2) {  // many ties
+      for (float& v : x)
+        v = static_cast<float>(static_cast<int>(rng.Below(511)) - 255) / 2;
+      x[0] = 127;
+    }
+    const size_t n = x.size();
+    std::vector<std::vector<uint8_t>> results;
+    for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+      if (isa > before) break;
+      ASSERT_TRUE(SetIsaLimit(isa).ok());
+      std::vector<uint8_t> bytes(n * 7 + 8);
+      uint16_t* bf16 = reinterpret_cast<uint16_t*>(bytes.data() + 8 + 4 * n);
+      float* f32 = reinterpret_cast<float*>(bytes.data() + 8);
+      int8_t* q = reinterpret_cast<int8_t*>(bytes.data() + 8 + 6 * n);
+      int32_t sum;
+      ActiveRounding().bf16_as_f32(x.data(), count, f32);
+      ActiveRounding().bf16(x.data(), count, bf16);
+      const float scale = ActiveRounding().i8(x.data(), count, q, &sum);
+      int32_t expected_sum = 0;
+      for (size_t i = 0; i < n; ++i) {
+        EXPECT_EQ(bf16[i], F32ToBf16(x[i]));
+        expected_sum += q[i];
+      }
+      EXPECT_EQ(sum, expected_sum);
+      std::memcpy(bytes.data(), &scale, 4);
+      std::memcpy(bytes.data() + 4, &sum, 4);
+      results.push_back(std::move(bytes));
+    }
+    for (const std::vector<uint8_t>& result : results)
+      EXPECT_EQ(result, results[0]);
+  }
+  ASSERT_TRUE(SetIsaLimit(before).ok());
+}
+
 TEST(QuantizeTest, Edges) {
   int8_t q[2] = {1, 1};
   const float zeros[2] = {0, -0.0f};
-  EXPECT_EQ(QuantizeGroup(zeros, 2, q), 0.0f);
+  EXPECT_EQ(Quantize(zeros, 2, q), 0.0f);
   EXPECT_EQ(q[0], 0);
   const float ends[2] = {-3e38f, 3e38f};
-  EXPECT_TRUE(std::isfinite(QuantizeGroup(ends, 2, q)));
+  EXPECT_TRUE(std::isfinite(Quantize(ends, 2, q)));
   EXPECT_EQ(q[0], -127);
   EXPECT_EQ(q[1], 127);
   const float tiny[2] = {1e-40f, 0};
-  EXPECT_EQ(QuantizeGroup(tiny, 2, q), 0.0f);
+  EXPECT_EQ(Quantize(tiny, 2, q), 0.0f);
   const float bad[2] = {1, std::numeric_limits<float>::quiet_NaN()};
-  EXPECT_TRUE(std::isnan(QuantizeGroup(bad, 2, q)));
+  EXPECT_TRUE(std::isnan(Quantize(bad, 2, q)));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "formats/panel.h"
+#include "kernels/activation.h"
 #include "kernels/cpu/linear_cpu.h"
 #include "kernels/cpu/simd/expand_tables.h"
 #include "kernels/cpu/target_region.h"
@@ -20,6 +21,7 @@ HARROW_TARGET_BEGIN("avx2,fma,f16c,bmi,bmi2,popcnt")
 namespace harrow::avx2 {
 #include "kernels/cpu/simd/avx2-inl.h"
 //
+#include "kernels/cpu/activation-inl.h"
 #include "kernels/cpu/linear-inl.h"
 }  // namespace harrow::avx2
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "formats/panel.h"
+#include "kernels/activation.h"
 #include "kernels/cpu/linear_cpu.h"
 #include "kernels/cpu/target_region.h"
 
@@ -23,6 +24,7 @@ HARROW_TARGET_BEGIN(
 namespace harrow::avx512 {
 #include "kernels/cpu/simd/avx512-inl.h"
 //
+#include "kernels/cpu/activation-inl.h"
 #include "kernels/cpu/linear-inl.h"
 }  // namespace harrow::avx512
 

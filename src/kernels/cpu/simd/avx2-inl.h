@@ -20,6 +20,7 @@ struct UnitI8 {
 constexpr int kMicroPanels = 1;
 constexpr int kMicroTokens = 4;
 constexpr int kFusedTokens = 4;
+constexpr int kPairTokens = 3;
 constexpr int kRowTokens = 4;
 constexpr int Partials(int tokens) {
   return tokens == 1 ? 4 : tokens == 2 ? 2 : 1;
@@ -130,6 +131,56 @@ HARROW_INLINE F Pinned(F v) {
 HARROW_INLINE I Pinned(I v) {
   __asm__("" : "+x"(v.a), "+x"(v.b));
   return v;
+}
+
+// ---- rounding of activations
+
+HARROW_INLINE I MaxMagnitude(I acc, F v) {
+  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+  return {_mm256_max_epi32(acc.a, _mm256_and_si256(_mm256_castps_si256(v.a), magnitude)),
+          _mm256_max_epi32(acc.b, _mm256_and_si256(_mm256_castps_si256(v.b), magnitude))};
+}
+HARROW_INLINE int32_t MaxLane(I v) {
+  const __m256i eight = _mm256_max_epi32(v.a, v.b);
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+HARROW_INLINE int32_t SumLanes(I v) {
+  const __m256i eight = _mm256_add_epi32(v.a, v.b);
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+HARROW_INLINE I RoundToInt(F v) {
+  return {_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)};
+}
+HARROW_INLINE void StoreLow8(int8_t* p, I v) {
+  const __m128i low =
+      _mm_packs_epi32(_mm256_castsi256_si128(v.a), _mm256_extracti128_si256(v.a, 1));
+  const __m128i high =
+      _mm_packs_epi32(_mm256_castsi256_si128(v.b), _mm256_extracti128_si256(v.b, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(low, high));
+}
+HARROW_INLINE __m256i RoundHalfToBf16(__m256 v) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  return _mm256_and_si256(_mm256_blendv_epi8(up, quiet, nan), _mm256_set1_epi32(-65536));
+}
+HARROW_INLINE I RoundToBf16(F v) {
+  return {RoundHalfToBf16(v.a), RoundHalfToBf16(v.b)};
+}
+HARROW_INLINE void StoreHigh16(uint16_t* p, I v) {
+  const __m256i packed =
+      _mm256_packus_epi32(_mm256_srli_epi32(v.a, 16), _mm256_srli_epi32(v.b, 16));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
+}
+HARROW_INLINE void StoreI(void* p, I v) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), v.a);
+  _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, v.b);
 }
 
 // The shuffles leave zeros by themselves.

@@ -12,6 +12,7 @@ using UnitI8 = __m512i;  // 64 codes q + 128: what vpdpbusd takes
 constexpr int kMicroPanels = 2;
 constexpr int kMicroTokens = 12;
 constexpr int kFusedTokens = 8;
+constexpr int kPairTokens = 5;
 constexpr int kRowTokens = 12;
 // Independent partial sums per output: enough in total to hide the latency of the dot product.
 constexpr int Partials(int tokens) {
@@ -119,6 +120,42 @@ HARROW_INLINE __m512 Pinned(__m512 v) {
 HARROW_INLINE __m512i Pinned(__m512i v) {
   __asm__("" : "+v"(v));
   return v;
+}
+
+// ---- rounding of activations
+
+// Lane by lane max(acc, bits of |v|): magnitudes order like their bits, NaN above all.
+HARROW_INLINE I MaxMagnitude(I acc, F v) {
+  return _mm512_max_epi32(acc, _mm512_and_si512(AsUnit(v), _mm512_set1_epi32(0x7fffffff)));
+}
+HARROW_INLINE int32_t MaxLane(I v) {
+  return _mm512_reduce_max_epi32(v);
+}
+HARROW_INLINE int32_t SumLanes(I v) {
+  return _mm512_reduce_add_epi32(v);
+}
+// To nearest even.
+HARROW_INLINE I RoundToInt(F v) {
+  return _mm512_cvtps_epi32(v);
+}
+HARROW_INLINE void StoreLow8(int8_t* p, I v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+}
+// The bits of v rounded to bf16, in the high half of each lane; the low half is 0.
+HARROW_INLINE I RoundToBf16(F v) {
+  const __m512i bits = AsUnit(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  return _mm512_and_si512(_mm512_mask_blend_epi32(nan, up, quiet), _mm512_set1_epi32(-65536));
+}
+HARROW_INLINE void StoreHigh16(uint16_t* p, I v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(_mm512_srli_epi32(v, 16)));
+}
+HARROW_INLINE void StoreI(void* p, I v) {
+  _mm512_storeu_si512(p, v);
 }
 
 // Where an expansion puts no code, this register shows through. It is laundered so that the
