@@ -285,6 +285,7 @@ TEST_F(Cli, PruneCompareExport) {
   // product's output; 4 products follow each other in each of the 2 layers, logits have a
   // deviation near sqrt(64) * 0.12 = 1, and 13 NLLs are averaged. Five standard deviations.
   const double bound = 5 * std::sqrt(8.0 / 3 / 13) * 0x1.0p-9;
+  MustRun({"export", Path("half"), "--to", "hf", "-o", Path("half-dense")});
   const std::string ids = "76,105,108,121,32,104,97,100,32,97,32,99,97,116";
   EXPECT_NEAR(MeanNll(Path("half"), ids), MeanNll(Path("half-dense"), ids), bound);
   EXPECT_NE(MeanNll(Path("half"), ids), MeanNll(Model(), ids));
