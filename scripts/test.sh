@@ -8,4 +8,15 @@ scripts/setup.sh
 scripts/build.sh release all
 exclude=(-LE slow)
 [ "${1:-}" = "--slow" ] && exclude=()
+rm -f build/release/Testing/Temporary/LastTest.log
 ctest --test-dir build/release --output-on-failure -j "$(nproc)" "${exclude[@]}"
+
+# Tests skip what they need of ../shared/data where it is missing. Where that folder is here, a skip
+# means that a path has gone wrong, and nobody would notice.
+if [ -d "${HARROW_SHARED_DATA:-../shared/data}" ]; then
+  missing=$(grep -Eo 'needs .*, which is not here' build/release/Testing/Temporary/LastTest.log | sort -u || true)
+  if [ -n "$missing" ]; then
+    printf 'test.sh: tests were skipped although the shared data is here:\n%s\n' "$missing" >&2
+    exit 1
+  fi
+fi

@@ -30,7 +30,8 @@ struct BenchOptions {
   void Visit(V&& v) {
     v("shape", shape, "random weights in the shape of this config.json (file or directory)");
     v("format", format, "weight format with --shape: dense-bf16, dense-i8, bitmask-i8, ...");
-    v("density", density, "fraction of weights kept with --shape", Limits{0.0001, 1});
+    v("density", density, "fraction of weights kept with --shape; N:M formats keep N / M",
+      Limits{0.0001, 1});
     v("vs", vs,
       "measure a second model in turn and print the ratio to it: FORMAT[:DENSITY] in the same "
       "shape, or a model directory");

@@ -145,6 +145,7 @@ struct CompareOptions {
   int64_t n_prompt = 256;
   int64_t n_gen = 64;
   int64_t repetitions = 5;
+  double min_seconds = 0;
 
   template <class V>
   void Visit(V&& v) {
@@ -155,6 +156,9 @@ struct CompareOptions {
     v("n_prompt", n_prompt, "tokens of the prefill measurement; 0: skip", Limits{0, 1 << 24});
     v("n_gen", n_gen, "tokens of the decode measurement; 0: skip", Limits{0, 1 << 24});
     v("repetitions", repetitions, "repetitions of both", Limits{1, 1000});
+    v("min_seconds", min_seconds,
+      "seconds that a repetition lasts at least, by measuring its tokens again; for small models",
+      Limits{0, 60});
   }
 };
 
@@ -206,6 +210,7 @@ struct CompareReport {
   int64_t n_prompt = 0;
   int64_t n_gen = 0;
   int64_t repetitions = 0;
+  double min_seconds = 0;
   int32_t threads = 0;
 
   template <class V>
@@ -230,6 +235,7 @@ struct CompareReport {
     v("n_prompt", n_prompt, "tokens of the prefill measurement");
     v("n_gen", n_gen, "tokens of the decode measurement");
     v("repetitions", repetitions, "interleaved repetitions");
+    v("min_seconds", min_seconds, "seconds that a repetition lasted at least");
     v("threads", threads, "threads used");
   }
 };

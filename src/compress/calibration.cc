@@ -118,6 +118,11 @@ class Sampler {
       HARROW_RETURN_IF_ERROR(Tick(static_cast<int64_t>(out->ids.size()) / length_));
       HARROW_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Encode(index));
       out->ids.insert(out->ids.end(), ids.begin(), ids.end());
+      // Models whose documents do not begin with a BOS were trained on documents that end in EOS;
+      // its activations are often the largest of all, and statistics that never saw them prune what
+      // carries them.
+      if (!tokenizer_.adds_bos() && tokenizer_.eos_id() >= 0)
+        out->ids.push_back(tokenizer_.eos_id());
       if (out->ids.size() >= needed) {
         out->ids.resize(needed);
         return OkStatus();

@@ -33,6 +33,24 @@ class ByteTokenizer final : public Tokenizer {
   std::string_view kind() const override { return "byte"; }
 };
 
+// The same without a BOS, and with an EOS of 256.
+class EosByteTokenizer final : public Tokenizer {
+ public:
+  Result<std::vector<int32_t>> Encode(std::string_view text, SpecialTokens) const override {
+    return bytes_.Encode(text, SpecialTokens::kNone);
+  }
+  Result<std::string> Decode(const std::vector<int32_t>&) const override { return std::string(); }
+  std::string TokenBytes(int32_t id) const override { return bytes_.TokenBytes(id); }
+  int32_t vocab_size() const override { return 257; }
+  int32_t bos_id() const override { return -1; }
+  int32_t eos_id() const override { return 256; }
+  bool adds_bos() const override { return false; }
+  std::string_view kind() const override { return "byte"; }
+
+ private:
+  ByteTokenizer bytes_;
+};
+
 class CalibrationTest : public ::testing::Test {
  protected:
   std::string Write(const std::string& name, const std::string& text) {
@@ -118,6 +136,18 @@ TEST_F(CalibrationTest, ConcatUsesEveryDocumentOnce) {
   EXPECT_NE(more.status().message().find("have 9 tokens together, but 3 samples of 4"),
             std::string::npos)
       << more.status().message();
+}
+
+TEST_F(CalibrationTest, ConcatEndsDocumentsWithEosWhereNoneBeginsWithBos) {
+  CalibrationSpec spec;
+  spec.file = Write("t.jsonl", "{\"text\": \"aaa\"}\n{\"text\": \"bbb\"}\n");
+  spec.mode = CalibrationMode::kConcat;
+  spec.samples = 2;
+  const Result<Calibration> taken = TakeCalibration(spec, 4, EosByteTokenizer(), nullptr);
+  ASSERT_TRUE(taken.ok()) << taken.status().ToString();
+  ASSERT_EQ(taken->ids.size(), 8u);
+  EXPECT_EQ(taken->ids[3], 256);
+  EXPECT_EQ(taken->ids[7], 256);
 }
 
 TEST_F(CalibrationTest, NoTextIsAnError) {

@@ -44,8 +44,8 @@ Result<Subject> RandomSubject(const HfConfig& config, const std::string& name,
   Subject subject;
   subject.model.path = name + " (random weights)";
   subject.model.pool = std::move(pool);
-  HARROW_ASSIGN_OR_RETURN(subject.model.model,
-                          Model::Random(config, random.spec, random.density, seed));
+  HARROW_ASSIGN_OR_RETURN(subject.model.model, Model::Random(config, random.spec, random.density,
+                                                             seed, subject.model.pool.get()));
   subject.format = SpecName(random.spec);
   subject.density = random.density;
   return subject;
@@ -80,6 +80,14 @@ BenchRow MakeRow(const Subject& subject, const BenchOptions& options, bool prefi
   return row;
 }
 
+// N:M keeps N of every M, so any other density asked for would not be what is measured.
+Status CheckNmDensity(const WeightSpec& spec, double density) {
+  const double kept = static_cast<double>(spec.keep_n) / spec.of_m;
+  if (density == kept) return OkStatus();  // exact: M is a power of two
+  return InvalidArgument("density {} contradicts {}, which keeps {} of every {} weights ({:.4g})",
+                         density, SpecName(spec), spec.keep_n, spec.of_m, kept);
+}
+
 }  // namespace
 
 Result<RandomSpec> ParseRandomSpec(std::string_view text, double default_density) {
@@ -107,7 +115,8 @@ Result<RandomSpec> ParseRandomSpec(std::string_view text, double default_density
     case FormatId::kDense:
     case FormatId::kDensePanel: random.density = density.value_or(1); break;
     case FormatId::kNm:
-      random.density = density.value_or(static_cast<double>(random.spec.keep_n) / random.spec.of_m);
+      if (density) HARROW_RETURN_IF_ERROR(CheckNmDensity(random.spec, *density).At(text));
+      random.density = static_cast<double>(random.spec.keep_n) / random.spec.of_m;
       break;
     default: random.density = density.value_or(default_density);
   }
@@ -130,8 +139,12 @@ Result<BenchReport> MeasureBench(const BenchOptions& options, std::shared_ptr<Th
     HARROW_ASSIGN_OR_RETURN(config, LoadShape(options.shape));
     Result<RandomSpec> random = ParseRandomSpec(options.format, options.density);
     if (!random.ok()) return random.status().At("--format");
-    // An explicit density narrows a dense or N:M format too (zeros that cost full price).
-    random->density = std::min(random->density, options.density);
+    if (random->spec.format != FormatId::kNm) {
+      // A density below 1 narrows a dense format too (zeros that cost full price).
+      random->density = std::min(random->density, options.density);
+    } else if (options.density != 1) {
+      HARROW_RETURN_IF_ERROR(CheckNmDensity(random->spec, options.density).At("--density"));
+    }
     HARROW_ASSIGN_OR_RETURN(subjects[0],
                             RandomSubject(config, shape_name, *random, options.seed, pool));
   } else {

@@ -14,8 +14,8 @@
 
 namespace harrow {
 
-// "FORMAT[:DENSITY]" as in --vs. Without a density: 1 for dense formats, N / M for N:M, else
-// `default_density`.
+// "FORMAT[:DENSITY]" as in --vs. Without a density: 1 for dense formats, N / M for N:M (whose
+// density cannot be another), else `default_density`.
 struct RandomSpec {
   WeightSpec spec;
   double density = 1;

@@ -27,6 +27,24 @@ void SetPerplexity(const std::vector<double>& window_nll, CompareSide* side) {
   if (const auto error = StandardError(window_nll)) side->ppl_stderr = *side->ppl * *error;
 }
 
+// The sparse model's own tokenizer, where it has one, must agree with `ids`: another vocabulary
+// would make every likelihood of the comparison meaningless.
+Status CheckSameIds(const LoadedModel& dense, const LoadedModel& sparse, std::string_view text,
+                    const std::vector<int32_t>& ids) {
+  if (sparse.tokenizer == nullptr) return OkStatus();
+  HARROW_ASSIGN_OR_RETURN(const std::vector<int32_t> other,
+                          Tokenize(sparse, text, SpecialTokens::kModelDefault));
+  if (other == ids) return OkStatus();
+  const size_t common = std::min(ids.size(), other.size());
+  const auto first = std::mismatch(ids.begin(), ids.begin() + common, other.begin()).first;
+  const auto index = static_cast<size_t>(first - ids.begin());
+  const std::string where =
+      index < common ? fmt::format("token {} is {}, not {}", index, other[index], ids[index])
+                     : fmt::format("{} tokens, not {}", other.size(), ids.size());
+  return InvalidArgument("{}: its tokenizer differs from that of {}: {}", sparse.path, dense.path,
+                         where);
+}
+
 Status AddAccuracy(const LoadedModel& dense, const LoadedModel& sparse,
                    const CompareOptions& options, const RunControl* control,
                    CompareReport* report) {
@@ -35,6 +53,9 @@ Status AddAccuracy(const LoadedModel& dense, const LoadedModel& sparse,
   HARROW_ASSIGN_OR_RETURN(const std::string text, ReadText(options.text));
   HARROW_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                           Tokenize(dense, text, SpecialTokens::kModelDefault));
+  if (const Status same = CheckSameIds(dense, sparse, text, ids); !same.ok()) {
+    return same.At(options.text);
+  }
   Result<DivergenceReport> measured =
       MeasureDivergence(dense, sparse, ids, report->seqlen, options.limit, control);
   if (!measured.ok()) return measured.status().At(options.text);
@@ -63,6 +84,7 @@ Status AddSpeed(const LoadedModel& dense, const LoadedModel& sparse, const Compa
   plan.n_prompt = options.n_prompt;
   plan.n_gen = options.n_gen;
   plan.repetitions = options.repetitions;
+  plan.min_seconds = options.min_seconds;
   HARROW_ASSIGN_OR_RETURN(const std::vector<SpeedSamples> samples,
                           MeasureSpeed({&dense, &sparse}, plan, nullptr, control));
   if (options.n_prompt > 0) {
@@ -78,6 +100,7 @@ Status AddSpeed(const LoadedModel& dense, const LoadedModel& sparse, const Compa
   report->n_prompt = options.n_prompt;
   report->n_gen = options.n_gen;
   report->repetitions = options.repetitions;
+  report->min_seconds = options.min_seconds;
   return OkStatus();
 }
 

@@ -9,7 +9,8 @@
 
 namespace harrow {
 
-// Text is tokenized once, by the dense model's tokenizer, for both. The models share a pool.
+// Both models see the ids of the dense model's tokenizer; InvalidArgument when the sparse model has
+// a tokenizer that gives others. The models share a pool.
 Result<CompareReport> CompareModels(const LoadedModel& dense, const LoadedModel& sparse,
                                     const CompareOptions& options, const RunControl* control);
 

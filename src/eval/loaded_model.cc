@@ -30,7 +30,8 @@ Result<LoadedModel> LoadModel(const std::string& path, std::shared_ptr<ThreadPoo
   loaded.path = path;
   loaded.pool = std::move(pool);
   HARROW_ASSIGN_OR_RETURN(loaded.checkpoint, Checkpoint::Open(path));
-  HARROW_ASSIGN_OR_RETURN(loaded.model, Model::Load(loaded.checkpoint, {}));
+  HARROW_ASSIGN_OR_RETURN(loaded.model,
+                          Model::Load(loaded.checkpoint, {.pool = loaded.pool.get()}));
   Result<std::shared_ptr<const Tokenizer>> tokenizer = LoadTokenizer(path);
   if (tokenizer.ok()) {
     loaded.tokenizer = std::move(tokenizer).value();

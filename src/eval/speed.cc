@@ -55,6 +55,17 @@ struct Runner {
     }
     return Seconds(start);
   }
+  Result<double> TokensPerSecond(bool prefill, int64_t tokens, double min_seconds) {
+    double seconds = 0;
+    int64_t done = 0;
+    do {
+      HARROW_ASSIGN_OR_RETURN(const double pass,
+                              prefill ? PrefillSeconds(tokens) : DecodeSeconds(tokens));
+      seconds += pass;
+      done += tokens;
+    } while (seconds < min_seconds);
+    return static_cast<double>(done) / seconds;
+  }
 };
 
 }  // namespace
@@ -137,9 +148,8 @@ Result<std::vector<SpeedSamples>> MeasureSpeed(const std::vector<const LoadedMod
           return Status(StatusCode::kCancelled, "measurement interrupted");
         }
         const size_t i = r % 2 == 0 ? step : runners.size() - 1 - step;
-        HARROW_ASSIGN_OR_RETURN(const double seconds, prefill ? runners[i].PrefillSeconds(tokens)
-                                                              : runners[i].DecodeSeconds(tokens));
-        const double tps = static_cast<double>(tokens) / seconds;
+        HARROW_ASSIGN_OR_RETURN(const double tps,
+                                runners[i].TokensPerSecond(prefill, tokens, plan.min_seconds));
         (prefill ? samples[i].prefill_tps : samples[i].decode_tps).push_back(tps);
         if (!prefill && roof != nullptr) samples[i].roof_gbps.push_back(roof->ProbeGbps());
       }

@@ -34,6 +34,8 @@ struct SpeedPlan {
   int64_t n_prompt = 0;  // 0: no prefill measurement
   int64_t n_gen = 0;     // 0: no decode measurement
   int64_t repetitions = 1;
+  // A repetition measures its tokens again, each time from an empty cache, until this has passed.
+  double min_seconds = 0;
   int64_t batch_size = 512;
   uint64_t seed = 0;  // of the random token ids
 };

@@ -1,5 +1,4 @@
-// The seams of the forward pass: who observes it, where keys and values live, which rows get
-// logits.
+// The seams of the forward pass: who observes it, and where keys and values live.
 #ifndef HARROW_MODEL_HOOKS_H_
 #define HARROW_MODEL_HOOKS_H_
 

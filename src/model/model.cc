@@ -14,16 +14,19 @@ std::string PackedName(const std::string& name) {
   return name + std::string(kPackedSuffix);
 }
 
-// Runs load(i) for i in [0, count), in parallel where `parallel`; the error of the lowest index
-// wins.
+// Runs load(i) for i in [0, count), in parallel with a pool; the error of the lowest index wins.
 template <class LoadOne>
-Status LoadAll(int64_t count, bool parallel, const LoadOne& load) {
+Status LoadAll(int64_t count, ThreadPool* pool, const LoadOne& load) {
   std::vector<Status> statuses(static_cast<size_t>(count));
-  ThreadPool pool(parallel ? 0 : 1);
-  pool.ParallelFor(count, 1, [&](int64_t begin, int64_t end) {
+  const auto body = [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       statuses[static_cast<size_t>(i)] = load(i);
-  });
+  };
+  if (pool != nullptr) {
+    pool->ParallelFor(count, 1, body);
+  } else {
+    body(0, count);
+  }
   for (Status& status : statuses) {
     if (!status.ok()) return std::move(status);
   }
@@ -77,8 +80,8 @@ Result<std::unique_ptr<Model>> Model::Load(std::shared_ptr<const Checkpoint> che
       HARROW_RETURN_IF_ERROR(model->CheckStored(norm, {model->config_.hidden}));
   }
   // Only packed weights cost anything: their checksums and structure are verified.
-  const bool parallel = !model->hf_config_.packed.empty();
-  HARROW_RETURN_IF_ERROR(LoadAll(static_cast<int64_t>(layers.size()), parallel, [&](int64_t i) {
+  ThreadPool* pool = model->hf_config_.packed.empty() ? nullptr : options.pool;
+  HARROW_RETURN_IF_ERROR(LoadAll(static_cast<int64_t>(layers.size()), pool, [&](int64_t i) {
     return model->LoadLinear(layers[static_cast<size_t>(i)]);
   }));
   if (model->config_.tied_head) model->head_.weight = model->embedding_.weight;

@@ -53,15 +53,19 @@ class Model {
     // Blocks are bound (names, shapes, existence) but not loaded; LoadBlock / ReleaseBlock bring
     // weights in and out. For compression, whose memory is bounded by one block.
     bool lazy_blocks = false;
+    // Verifies packed weights in parallel; null: the calling thread does. Used during Load only.
+    ThreadPool* pool = nullptr;
   };
   static Result<std::unique_ptr<Model>> Load(std::shared_ptr<const Checkpoint> checkpoint,
                                              const LoadOptions& options);
   // Random weights in the shape of a config, every linear weight (head included, even where it is
   // tied; embedding excluded) in `spec` with `density` (0 < density <= 1) of its weights kept, at
   // random places; N:M keeps exactly N of every M, whatever `density` says. Blocks of 64 rows
-  // repeat, but every layer has memory of its own. For measuring speed only.
+  // repeat, but every layer has memory of its own. Threads (`pool` may be null) do not change the
+  // weights. For measuring speed only.
   static Result<std::unique_ptr<Model>> Random(const HfConfig& config, const WeightSpec& spec,
-                                               double density, uint64_t seed);
+                                               double density, uint64_t seed,
+                                               ThreadPool* pool = nullptr);
 
   const ModelConfig& config() const { return config_; }
   const HfConfig& hf_config() const { return hf_config_; }

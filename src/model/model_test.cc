@@ -354,6 +354,15 @@ TEST(Random, CountsTheBytesOfAToken) {
     ASSERT_TRUE(std::isfinite(f));
 }
 
+TEST(Random, ThreadsDoNotChangeTheWeights) {
+  const WeightSpec spec = {.format = FormatId::kDense, .values = ValueType::kF32};
+  ThreadPool pool(3);
+  const auto parallel = Model::Random(SmallConfig(), spec, 0.5, 7, &pool);
+  ASSERT_TRUE(parallel.ok()) << parallel.status().ToString();
+  const std::vector<int32_t> ids = SomeIds(5, 80);
+  EXPECT_EQ(Hidden(**parallel, ids, 512), Hidden(*MakeRandom(SmallConfig(), spec, 0.5), ids, 512));
+}
+
 TEST(Random, RefusesAnImpossibleDensity) {
   for (const double density : {0.0, -1.0, 1.5, std::nan("")})
     ExpectError(Model::Random(SmallConfig(), kF32, density, 0).status(),

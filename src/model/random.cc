@@ -69,7 +69,7 @@ Result<LinearWeight> RandomEmbedding(int64_t rows, int64_t cols, Rng* rng) {
 }  // namespace
 
 Result<std::unique_ptr<Model>> Model::Random(const HfConfig& config, const WeightSpec& spec,
-                                             double density, uint64_t seed) {
+                                             double density, uint64_t seed, ThreadPool* pool) {
   HARROW_RETURN_IF_ERROR(ValidateSpec(spec));
   if (!(density > 0 && density <= 1))
     return InvalidArgument("density {}, expected more than 0 and at most 1", density);
@@ -96,8 +96,9 @@ Result<std::unique_ptr<Model>> Model::Random(const HfConfig& config, const Weigh
   }
   std::sort(shapes.begin(), shapes.end(),
             [](const auto& a, const auto& b) { return a.first * a.second > b.first * b.second; });
-  ThreadPool pool;
-  pool.ParallelFor(static_cast<int64_t>(shapes.size()), 1, [&](int64_t begin, int64_t end) {
+  ThreadPool caller_only(1);
+  if (pool == nullptr) pool = &caller_only;
+  pool->ParallelFor(static_cast<int64_t>(shapes.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const auto& shape = shapes[static_cast<size_t>(i)];
       const int64_t cols = shape.second;
@@ -111,7 +112,7 @@ Result<std::unique_ptr<Model>> Model::Random(const HfConfig& config, const Weigh
   });
   for (const auto& [shape, weight] : made)
     HARROW_RETURN_IF_ERROR(weight.status());
-  pool.ParallelFor(static_cast<int64_t>(layers.size()), 1, [&](int64_t begin, int64_t end) {
+  pool->ParallelFor(static_cast<int64_t>(layers.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       LinearLayer* layer = layers[static_cast<size_t>(i)];
       layer->weight = CopyOf(made.at({layer->rows, layer->cols}).value());

@@ -31,7 +31,7 @@ nlohmann::json ProgramResult::Json() const {
   return nlohmann::json::parse(out, nullptr, /*allow_exceptions=*/false);
 }
 
-ProgramResult RunHarrow(const std::vector<std::string>& args, int interrupt_after_ms) {
+ProgramResult RunHarrow(const std::vector<std::string>& args, const Interrupt& interrupt) {
   const TempDir folder;
   const std::string out = folder.File("out");
   const std::string err = folder.File("err");
@@ -48,12 +48,17 @@ ProgramResult RunHarrow(const std::vector<std::string>& args, int interrupt_afte
     ::execv(argv[0], argv.data());
     ::_exit(127);
   }
-  if (interrupt_after_ms > 0) {
-    ::usleep(static_cast<useconds_t>(interrupt_after_ms) * 1000);
+  int status = 0;
+  bool ended = false;
+  while (interrupt.on_output && !ended && ReadWhole(out).empty()) {
+    ::usleep(10'000);
+    ended = ::waitpid(child, &status, WNOHANG) == child;
+  }
+  if (interrupt.after_ms > 0 && !ended) {
+    ::usleep(static_cast<useconds_t>(interrupt.after_ms) * 1000);
     ::kill(child, SIGINT);
   }
-  int status = 0;
-  ::waitpid(child, &status, 0);
+  if (!ended) ::waitpid(child, &status, 0);
   ProgramResult result;
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   result.out = ReadWhole(out);

@@ -17,8 +17,14 @@ struct ProgramResult {
   nlohmann::json Json() const;  // of stdout; a discarded value when it is no JSON
 };
 
-// Standard input is empty. With `interrupt_after_ms` > 0 it gets SIGINT after that time.
-ProgramResult RunHarrow(const std::vector<std::string>& args, int interrupt_after_ms = 0);
+// When a run gets SIGINT.
+struct Interrupt {
+  int after_ms = 0;        // 0: never
+  bool on_output = false;  // only once there is output on stdout; after_ms counts from there
+};
+
+// Standard input is empty.
+ProgramResult RunHarrow(const std::vector<std::string>& args, const Interrupt& interrupt = {});
 
 }  // namespace harrow::testing
 

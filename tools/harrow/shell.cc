@@ -8,6 +8,8 @@
 #include <chrono>
 #include <cstdio>
 
+#include "remaining_time.h"
+
 namespace harrow::tools {
 namespace {
 
@@ -44,7 +46,7 @@ struct Shell::Progress {
   using Clock = std::chrono::steady_clock;
   bool terminal = ::isatty(STDERR_FILENO) != 0;
   std::string what;
-  Clock::time_point start;
+  RemainingTime remaining;
   Clock::time_point last;
   bool line_open = false;
 
@@ -52,18 +54,15 @@ struct Shell::Progress {
     const auto now = Clock::now();
     if (step != what) {
       what = step;
-      start = now;
       last = {};
     }
+    const std::optional<double> left = remaining.Update(
+        done, total, std::chrono::duration<double>(now.time_since_epoch()).count());
     const std::chrono::duration<double> pause(terminal ? 0.1 : 5.0);
     if (done < total && last != Clock::time_point() && now - last < pause) return;
     last = now;
-    const double elapsed = std::chrono::duration<double>(now - start).count();
     std::string line = fmt::format("{} {}/{}", what, done, total);
-    if (done > 0 && done < total) {
-      line += fmt::format(", {} left", Duration(elapsed / static_cast<double>(done) *
-                                                static_cast<double>(total - done)));
-    }
+    if (left) line += fmt::format(", {} left", Duration(*left));
     if (terminal) {
       fmt::print(stderr, "\r\x1b[K{}", line);
     } else {
