@@ -4,11 +4,26 @@ namespace harrow {
 namespace {
 
 constexpr int kMaxDepth = 32;
+// Values and keys: a parsed one takes up to some 100 bytes, however short its text. Files with
+// 260,000 tokens and twice as many merges have 2 million.
+constexpr int64_t kMaxElements = 4 << 20;
+constexpr size_t kMaxReason = 240;  // bytes; the parser quotes the last token, however long
 
-// Depth of the nesting, and where it first exceeds kMaxDepth: nlohmann's parser would build any
-// depth, and code that walks the result would recurse as deeply.
-std::optional<size_t> FindTooDeep(std::string_view text) {
+// The parser's own words, cut to one line's length between UTF-8 sequences.
+std::string Reason(std::string_view text) {
+  if (text.size() <= kMaxReason) return std::string(text);
+  size_t end = kMaxReason;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0u) == 0x80u)
+    --end;
+  return std::string(text.substr(0, end)) + "...";
+}
+
+// Limits that the parser lacks: it would build any depth, which code that walks the result would
+// follow, and any number of tiny values. Counted before parsing: every value but the first comes
+// after one of "[{,:".
+Status CheckLimits(std::string_view text) {
   int depth = 0;
+  int64_t elements = 1;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -21,12 +36,21 @@ std::optional<size_t> FindTooDeep(std::string_view text) {
     } else if (c == '"') {
       in_string = true;
     } else if (c == '[' || c == '{') {
-      if (++depth > kMaxDepth) return i;
+      ++elements;
+      if (++depth > kMaxDepth) {
+        return Corruption("JSON nested more than {} levels deep at byte {}", kMaxDepth, i);
+      }
     } else if (c == ']' || c == '}') {
       --depth;
+    } else if (c == ',' || c == ':') {
+      ++elements;
     }
   }
-  return std::nullopt;
+  if (elements > kMaxElements) {
+    return Error(StatusCode::kResourceLimit, "JSON of {} values and keys, at most {} expected",
+                 elements, kMaxElements);
+  }
+  return OkStatus();
 }
 
 Result<const Json*> Child(const Json& object, const char* key, Json::value_t type,
@@ -43,13 +67,11 @@ Result<const Json*> Child(const Json& object, const char* key, Json::value_t typ
 }  // namespace
 
 Result<Json> ParseJson(std::string_view text) {
-  if (const std::optional<size_t> deep = FindTooDeep(text)) {
-    return Corruption("JSON nested more than {} levels deep at byte {}", kMaxDepth, *deep);
-  }
+  HARROW_RETURN_IF_ERROR(CheckLimits(text));
   try {
     return Json::parse(text);
   } catch (const Json::exception& e) {
-    return Corruption("not JSON: {}", e.what());
+    return Corruption("not JSON: {}", Reason(e.what()));
   } catch (const std::bad_alloc&) {
     return Error(StatusCode::kResourceLimit, "JSON of {} bytes does not fit in memory",
                  text.size());

@@ -73,6 +73,7 @@ TEST(TokenizerJson, RefusesWhatIsNotJson) {
   ExpectJsonError("3", kCorrupt, "an object was expected");
   ExpectJsonError("{}", kCorrupt, "'model' is missing");
   ExpectJsonError(std::string(1 << 20, '['), kCorrupt, "nested");
+  ExpectJsonError("[" + std::string(4 << 20, ',') + "]", StatusCode::kResourceLimit, "values");
   ExpectJsonError(TinyText("gpt2"), kCorrupt, "tokenizer_config.json: not JSON", "{");
 }
 
