@@ -40,7 +40,7 @@ def accuracy(args, model):
     if not args.tasks:
         return {}
     report = json.loads(call(args.harrow, "eval", model, "--tasks", ",".join(args.tasks), "-o", "json"))
-    return {group["part"]: group["accuracy"] for group in report["groups"] if group["distance"] is None}
+    return {row["part"]: row["acc"] for row in report["rows"] if row.get("distance") is None and row["part"] != "all"}
 
 
 def table(rows):

@@ -3,9 +3,6 @@
 // Source: the sequential convention of SparseGPT, GPTQ and Wanda (opt_sequential, prune_wanda):
 // every linear of a block is calibrated on the inputs it has in the block before compression, and
 // the next block on what the compressed block produces.
-#include <cblas.h>
-#include <xxhash.h>
-
 #include <chrono>
 #include <filesystem>
 #include <map>
@@ -13,6 +10,7 @@
 
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
+#include "compress/blas_threads.h"
 #include "compress/calibration.h"
 #include "compress/hidden_store.h"
 #include "compress/layer.h"
@@ -20,11 +18,10 @@
 #include "compress/plan.h"
 #include "compress/recipe.h"
 #include "compress/report_json.h"
+#include "compress/resume_key.h"
 #include "compress/statistics_observer.h"
 #include "harrow/compress.h"
 #include "kernels/elementwise.h"
-#include "kernels/isa.h"
-#include "kernels/linear.h"
 #include "model/model.h"
 
 namespace harrow {
@@ -38,8 +35,6 @@ constexpr char kReportFile[] = "harrow_report.json";
 // Reports of finished layers, beside the shards of an unfinished run.
 constexpr char kLayersFile[] = "harrow_layers.json";
 constexpr uint64_t kMaxLayersFileBytes = uint64_t{256} << 20;
-// Changes with anything that makes the same recipe give other weights.
-constexpr int kAlgorithmVersion = 1;
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -47,41 +42,6 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 
 Status Cancelled() {
   return Error(StatusCode::kCancelled, "cancelled");
-}
-
-// OpenBLAS keeps one thread count for the process.
-class BlasThreads {
- public:
-  explicit BlasThreads(int threads) : before_(openblas_get_num_threads()) {
-    openblas_set_num_threads(threads);
-  }
-  ~BlasThreads() { openblas_set_num_threads(before_); }
-  BlasThreads(const BlasThreads&) = delete;
-  BlasThreads& operator=(const BlasThreads&) = delete;
-
- private:
-  int before_;
-};
-
-// Sizes and times of the weight files and the text of config.json: enough to notice that the source
-// of an interrupted run has changed, without reading gigabytes.
-Result<std::string> SourceIdentity(const Checkpoint& checkpoint) {
-  std::string identity = checkpoint.config().json;
-  std::error_code error;
-  std::map<std::string, std::string> files;
-  for (const auto& entry : fs::directory_iterator(checkpoint.directory(), error)) {
-    if (entry.path().extension() != ".safetensors") continue;
-    std::error_code ignored;
-    files[entry.path().filename()] =
-        fmt::format("{} {}", entry.file_size(ignored),
-                    entry.last_write_time(ignored).time_since_epoch().count());
-  }
-  if (error) {
-    return Error(StatusCode::kIoError, "read {}: {}", checkpoint.directory(), error.message());
-  }
-  for (const auto& [name, stamp] : files)
-    identity += fmt::format("\n{} {}", name, stamp);
-  return identity;
 }
 
 class Compressor {
@@ -277,21 +237,13 @@ Status Compressor::PrepareOutput() {
   const fs::path output = fs::weakly_canonical(options_.output, error);
   if (error) return Error(StatusCode::kIoError, "{}: {}", options_.output, error.message());
   work_folder_ = (output.has_filename() ? output : output.parent_path()).string() + ".partial";
-  HARROW_ASSIGN_OR_RETURN(std::string identity, SourceIdentity(*checkpoint_));
-  // Kernels and the partition of sums over threads round differently.
-  identity += fmt::format("\n{}\n{}\n{} {} {}\n", kAlgorithmVersion, recipe_.canonical,
-                          IsaName(ActiveIsa()), ForcedLinearKernel(), pool_.size());
-  XXH3_state_t* hash = XXH3_createState();
-  XXH3_64bits_reset(hash);
-  XXH3_64bits_update(hash, identity.data(), identity.size());
-  if (calibration_) {
-    XXH3_64bits_update(hash, calibration_->ids.data(), calibration_->ids.size() * sizeof(int32_t));
-  }
-  const uint64_t key = XXH3_64bits_digest(hash);
-  XXH3_freeState(hash);
+  HARROW_ASSIGN_OR_RETURN(const std::string key,
+                          ResumeKey(*checkpoint_, recipe_.canonical, pool_.size(),
+                                    calibration_ ? std::span<const int32_t>(calibration_->ids)
+                                                 : std::span<const int32_t>()));
   HARROW_ASSIGN_OR_RETURN(
       writer_, CheckpointWriter::Create(options_.output, {.overwrite = options_.overwrite,
-                                                          .resume_key = fmt::format("{:016x}", key),
+                                                          .resume_key = key,
                                                           .discard_partial = options_.restart}));
   LoadLayerReports();
   return OkStatus();

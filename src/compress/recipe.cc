@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <regex>
+#include <sstream>
+
+#include <yaml-cpp/eventhandler.h>
 
 #include "base/mapped_file.h"
 
@@ -12,6 +15,22 @@ constexpr size_t kMaxRecipeBytes = 1 << 20;
 constexpr std::string_view kRegexPrefix = "re:";
 // std::regex recurses over the expression; a hostile one must not exhaust the stack.
 constexpr size_t kMaxRegexBytes = 256;
+
+class NoEvents final : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
 
 CalibrationSpec ReadCalibration(OptionReader* options) {
   CalibrationSpec spec;
@@ -110,8 +129,7 @@ Result<Recipe> ReadRecipe(const YAML::Node& root, const std::string& where) {
   canonical["steps"] = canonical_steps;
   for (const auto& [key, value] : options.values().items())
     canonical[key] = value;
-  recipe.canonical =
-      canonical.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  recipe.canonical = canonical.dump(1);  // throws on what is not UTF-8
   return recipe;
 }
 
@@ -122,15 +140,28 @@ Result<Recipe> ParseRecipe(std::string_view yaml, const std::string& where) {
     return InvalidArgument("{}: {} bytes; a recipe has at most {}", where, yaml.size(),
                            kMaxRecipeBytes);
   }
-  try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(yaml));
-    if (documents.size() != 1 || !documents[0].IsMap()) {
-      return InvalidArgument("{}: expected one YAML mapping with `steps`, found {}", where,
-                             documents.size() > 1                         ? "several documents"
-                             : documents.empty() || documents[0].IsNull() ? "an empty document"
-                                                                          : "something else");
+  // YAML has no control characters; yaml-cpp takes some for the end of input and then never ends.
+  for (size_t i = 0; i < yaml.size(); ++i) {
+    const auto c = static_cast<unsigned char>(yaml[i]);
+    if ((c < 0x20 && c != '\t' && c != '\n' && c != '\r') || c == 0x7f) {
+      return InvalidArgument("{}:{}: control character 0x{:02x}; a recipe is UTF-8 text", where,
+                             1 + std::count(yaml.begin(), yaml.begin() + i, '\n'), c);
     }
-    return ReadRecipe(documents[0], where);
+  }
+  try {
+    // Documents are counted one by one, as YAML::LoadAll never comes back from some texts ("!,").
+    std::istringstream stream{std::string(yaml)};
+    YAML::Parser parser(stream);
+    NoEvents ignored;
+    if (!parser.HandleNextDocument(ignored)) {
+      return InvalidArgument("{}: expected one YAML mapping with `steps`, found an empty document",
+                             where);
+    }
+    if (parser.HandleNextDocument(ignored)) {
+      return InvalidArgument("{}: expected one YAML mapping with `steps`, found several documents",
+                             where);
+    }
+    return ReadRecipe(YAML::Load(std::string(yaml)), where);
   } catch (const YAML::Exception& error) {
     return InvalidArgument("{}:{}: not YAML: {}", where, error.mark.line + 1, error.msg);
   } catch (const std::exception& error) {

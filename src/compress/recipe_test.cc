@@ -77,7 +77,7 @@ TEST(RecipeTest, MistakesNameLineKeyAndExpectation) {
   const std::string cal = "calibration: {file: a.txt}\n";
   const BadRecipe cases[] = {
       {"", "empty document"},
-      {"- a", "one YAML mapping"},
+      {"- a", "expected a mapping"},
       {"steps: [", "not YAML"},
       {"steps: []\n---\nsteps: []", "several documents"},
       {"calibration: {file: a.txt}", "steps: missing"},
@@ -135,6 +135,12 @@ TEST(RecipeTest, HostileTextIsRefused) {
   EXPECT_FALSE(ParseRecipe(std::string(2 << 20, ' '), "r").ok());
   EXPECT_FALSE(ParseRecipe(std::string(100000, '['), "r").ok());
   EXPECT_FALSE(ParseRecipe(std::string(100000, '{'), "r").ok());
+  // Found by fuzz_recipe: yaml-cpp never came back from text behind a NUL.
+  const Result<Recipe> nul = ParseRecipe(std::string("# Rec\n\0\0\0ipes\n\nA", 16), "r");
+  ASSERT_FALSE(nul.ok());
+  EXPECT_NE(nul.status().message().find("r:2: control character 0x00"), std::string::npos);
+  EXPECT_FALSE(ParseRecipe("!,", "r").ok());
+  EXPECT_FALSE(ParseRecipe("steps: [{method: rtn, ignore: \"\xff\"}]", "r").ok());
   EXPECT_FALSE(ParseRecipe("a: &a [*a]\nsteps: [{method: rtn}]", "r").ok());
   EXPECT_FALSE(
       ParseRecipe("steps: [{method: rtn, targets: \"re:" + std::string(300, '(') + "\"}]", "r")

@@ -57,11 +57,16 @@ std::string& ForcedPrefix() {
 const LinearKernel& ChooseKernel(const WeightSpec& spec) {
   const std::string& forced = ForcedPrefix();
   const LinearKernel* chosen = nullptr;
+  const LinearKernel* prefixed = nullptr;
   for (const LinearKernel& kernel : LinearKernels()) {
     if (!RunsHere(kernel) || !kernel.supports(spec)) continue;
-    if (!forced.empty() && kernel.name.starts_with(forced)) return kernel;
+    // The exact name wins: "...avx512" is also a prefix of "...avx512bf16", which is listed first.
+    if (kernel.name == forced) return kernel;
+    if (prefixed == nullptr && !forced.empty() && kernel.name.starts_with(forced))
+      prefixed = &kernel;
     if (chosen == nullptr) chosen = &kernel;
   }
+  if (prefixed != nullptr) return *prefixed;
   HARROW_CHECK(chosen != nullptr);
   return *chosen;
 }

@@ -113,13 +113,16 @@ class LinearKernelTest : public ::testing::TestWithParam<LinearKernelInfo> {
   // Calls body(spec) for every spec that the forced kernel takes.
   template <class Body>
   void ForEachSpec(Body body) const {
+    int visited = 0;
     for (const WeightSpec& spec : AllSpecs()) {
       LinearWeight weight;
       weight.spec = spec;
       if (LinearKernelName(weight, 1) != GetParam().name) continue;
       SCOPED_TRACE(SpecName(spec));
       body(spec);
+      ++visited;
     }
+    EXPECT_GT(visited, 0) << "no weight format reaches this kernel";
   }
 };
 

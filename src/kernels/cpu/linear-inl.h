@@ -13,6 +13,13 @@
 
 // ---- decoders: panel bytes to units
 
+// How far ahead of a masked stream to ask for memory. Where a block begins is known only once the
+// masks before it have arrived, so out-of-order execution cannot run ahead into memory, and the
+// hardware's prefetcher alone leaves the loop waiting: int8 at 50 % took 3.1 ns a unit from memory
+// without this; 2.1 at 1536 bytes, 1.6 at 4096, 1.5 at 8192, 1.2 at 12288, 1.25 at 16384 and more
+// (Zen 5, one thread).
+constexpr int64_t kFetchDistance = 12288;
+
 // The masked formats. A block is 512 mask bits, then the stored codes. `stride` is the size of
 // every block where that is fixed (nm), so that a block need not wait for the bit counts of the
 // last.
@@ -66,22 +73,22 @@ struct MaskedBlocks {
   HARROW_INLINE const std::byte* Codes(int i) const {
     return block + kMaskBytes + kCodeBytes * offsets[i];
   }
-  // Where a block begins is known only once the masks before it have arrived, so out-of-order
-  // execution cannot run ahead into memory, and the hardware's prefetcher alone leaves the loop
-  // waiting: 1.5 to 1.9 ns a unit from DRAM without this, 1.2 to 1.3 with it (Zen 5, one thread; 2
-  // KiB and 4 KiB ahead gained less than 8 KiB).
-  HARROW_INLINE void PrefetchFrom(const std::byte* p) const { __builtin_prefetch(p + 8192); }
+  // Asks for what stands kFetchDistance after mask word i's codes, and `bytes` on.
+  HARROW_INLINE void FetchAfter(int i, int64_t bytes) const {
+    __builtin_prefetch(Codes(i) + kFetchDistance + bytes, 0, 3);
+  }
 };
 
 template <bool kFixedStride>
 struct MaskedBf16 : MaskedBlocks<2, kFixedStride> {
   static constexpr int kUnits = 16;
 
+  // A mask word's codes are up to two lines.
+  HARROW_INLINE void Fetch(int u) const { this->FetchAfter(u / 2, u % 2 * 64); }
   HARROW_INLINE Unit Next(int u) {
     const uint64_t word = this->Word(u / 2);
     const uint32_t low = static_cast<uint32_t>(word);
     const std::byte* codes = this->Codes(u / 2);
-    if (u % 2 == 0) this->PrefetchFrom(codes);
     if (u % 2 == 0) return ExpandBf16(this->background, codes, low);
     return ExpandBf16(this->background, codes + 2 * static_cast<uint64_t>(__builtin_popcount(low)),
                       static_cast<uint32_t>(word >> 32));
@@ -93,8 +100,8 @@ struct MaskedI8 : MaskedBlocks<1, kFixedStride> {
   static constexpr int kUnits = 8;
   static constexpr bool kDirect = false;
 
+  HARROW_INLINE void Fetch(int u) const { this->FetchAfter(u, 0); }
   HARROW_INLINE UnitI8 Next(int u) {
-    if (u % 2 == 0) this->PrefetchFrom(this->Codes(u));
     return ExpandI8(this->background, this->Codes(u), this->Word(u));
   }
 };
@@ -110,6 +117,7 @@ struct PlainI8 {
     block = next;
     next = block + kBlockWeights;
   }
+  HARROW_INLINE void Fetch(int) const {}
   HARROW_INLINE UnitI8 Next(int u) { return LoadI8(block + 64 * u); }
 };
 
@@ -170,7 +178,7 @@ using Count = std::make_integer_sequence<int, n>;
 
 template <class V, int... i>
 HARROW_INLINE void Clear(V* acc, V zero, Ints<i...>) {
-  ((acc[i] = Pinned(zero)), ...);
+  ((acc[i] = Own(zero)), ...);
 }
 HARROW_INLINE F Plus(F a, F b) {
   return Add(a, b);
@@ -246,48 +254,10 @@ HARROW_INLINE void OneRow(const LinearTask& task, int64_t row, int64_t row_bytes
   StoreSums<R>(task, row, acc, Count<T>());
 }
 
-// acc[t] and acc[T + t] for two rows that share each load of x.
-template <class Math, int T>
-HARROW_INLINE void StepRowPair(F* acc, int t, F a, F b, F x) {
-  acc[t] = Math::Step(acc[t], a, x);
-  acc[T + t] = Math::Step(acc[T + t], b, x);
-}
-template <class Math, int... t>
-HARROW_INLINE void StepRows(F* acc, F a, F b, const std::byte* x, Ints<t...>) {
-  (StepRowPair<Math, sizeof...(t)>(acc, t, a, b, LoadF(x + 64 * t)), ...);
-}
-
-template <class Math, class Loader, int T>
-HARROW_INLINE void TwoRows(const LinearTask& task, int64_t row, int64_t row_bytes) {
-  const std::byte* w = task.weight->data.data() + row * row_bytes;
-  const std::byte* x = task.x->values;
-  const int64_t whole = row_bytes / Loader::kBytes;
-  F acc[2 * T];
-  Clear(acc, ZeroF(), Count<2 * T>());
-  for (int64_t chunk = 0; chunk < whole; ++chunk) {
-    StepRows<Math>(acc, Loader::Load(w), Loader::Load(w + row_bytes), x, Count<T>());
-    w += Loader::kBytes;
-    x += 64 * T;
-  }
-  if (const int64_t rest = row_bytes % Loader::kBytes; rest > 0) {
-    StepRows<Math>(acc, LoadRest<Loader>(w, rest), LoadRest<Loader>(w + row_bytes, rest), x,
-                   Count<T>());
-  }
-  StoreSums<1>(task, row, acc, Count<T>());
-  StoreSums<1>(task, row + 1, acc + T, Count<T>());
-}
-
-// From kPairTokens on, x is the larger traffic (it outgrows the first-level cache), and two rows at
-// a time halve it; below, one row keeps the weights one stream.
 template <class Math, class Loader, int T>
 void RowsKernel(const LinearTask& task) noexcept {
   const int64_t row_bytes = static_cast<int64_t>(task.weight->data.size()) / task.weight->rows;
-  int64_t row = task.row_begin;
-  if constexpr (T >= kPairTokens) {
-    for (; row + 2 <= task.row_end; row += 2)
-      TwoRows<Math, Loader, T>(task, row, row_bytes);
-  }
-  for (; row < task.row_end; ++row)
+  for (int64_t row = task.row_begin; row < task.row_end; ++row)
     OneRow<Math, Loader, T>(task, row, row_bytes);
 }
 
@@ -306,7 +276,8 @@ template <int T, int R, class V, class Decoder, int... u>
 HARROW_INLINE void StepBlock(V* acc, Decoder* decoder, const std::byte* x, int64_t x_bytes,
                              Ints<u...>) {
   decoder->BeginBlock();
-  (StepUnit<R>(acc, u % R, decoder->Next(u), x + u * x_bytes, Count<T>()), ...);
+  ((decoder->Fetch(u), StepUnit<R>(acc, u % R, decoder->Next(u), x + u * x_bytes, Count<T>())),
+   ...);
 }
 template <int R, int... t>
 HARROW_INLINE void StorePanel(const LinearTask& task, int64_t row, const F* acc, Ints<t...>) {
@@ -338,7 +309,7 @@ void FusedBf16(const LinearTask& task) noexcept {
 // Starts the sums of a group at the correction for q + 128, where weights are stored so.
 template <int R, int... t>
 HARROW_INLINE void BeginGroup(I* acc, const int32_t* corrections, Ints<t...>) {
-  if constexpr (kOffsetWeights) ((acc[t * R] = Pinned(BroadcastI(corrections + t))), ...);
+  if constexpr (kOffsetWeights) ((acc[t * R] = Own(BroadcastI(corrections + t))), ...);
 }
 // out[t] += sum * scale of the weights * scale of x.
 template <int R, int... t>
@@ -382,7 +353,7 @@ void FusedI8(const LinearTask& task) noexcept {
 
 // ---- many tokens: expand, then one micro-kernel
 //
-// Sums are indexed p * T + t for panel p and token t. `units` > 0. Pinned() and loops that test at
+// Sums are indexed p * T + t for panel p and token t. `units` > 0. Own() and loops that test at
 // their end matter: without either GCC 12 merges equal initial values, copies them back apart in
 // the loop, and spills half of the 24 sums.
 
@@ -404,10 +375,26 @@ HARROW_INLINE void StepCell(F* acc, F a, F b, const std::byte* x, Ints<t...>) {
   (StepToken<Math, P, sizeof...(t)>(acc, t, a, b, BroadcastF(x + 4 * t)), ...);
 }
 
+// Lines of the next slice of weights, fetched while the micro-kernel works on this one: without
+// that, memory rests while the arithmetic runs and the other way round. One line per panel and
+// cell: 16 lines `step` bytes apart, and again from `turn` bytes on.
+struct Ahead {
+  const std::byte* line[2];
+  int64_t step = 0;  // both 0: nothing more to fetch
+  int64_t turn = 0;
+};
+template <int P>
+HARROW_INLINE void Fetch(const Ahead& ahead, int64_t unit) {
+  // No branch: a second way round the loop makes GCC copy all sums in it.
+  const int64_t offset = (unit & 15) * ahead.step + (unit >> 4) * ahead.turn;
+  __builtin_prefetch(ahead.line[0] + offset, 0, 2);
+  if constexpr (P == 2) __builtin_prefetch(ahead.line[1] + offset, 0, 2);
+}
+
 // tile [T][kTaskRows] += (or =, when first) P panels of expanded units at w[p] times T tokens.
 template <class Math, int P, int T>
 void MicroKernel(const std::byte* const* w, const std::byte* x, int64_t units, bool first,
-                 float* tile) noexcept {
+                 Ahead ahead, float* tile) noexcept {
   F acc[P * T];
   if (first) {
     Clear(acc, ZeroF(), Count<P * T>());
@@ -416,7 +403,7 @@ void MicroKernel(const std::byte* const* w, const std::byte* x, int64_t units, b
   }
   const std::byte* w0 = w[0];
   const std::byte* w1 = w[P - 1];
-  const std::byte* end = x + units * (4 * T);
+  int64_t unit = 0;
   do {
     const F a = LoadF(w0);
     const F b = P == 2 ? LoadF(w1) : a;
@@ -424,7 +411,8 @@ void MicroKernel(const std::byte* const* w, const std::byte* x, int64_t units, b
     w1 += 64;
     StepCell<Math, P>(acc, a, b, x, Count<T>());
     x += 4 * T;
-  } while (x != end);
+    Fetch<P>(ahead, unit);
+  } while (++unit != units);
   StoreToTile<P, T>(acc, tile, Count<P * T>());
 }
 
@@ -444,7 +432,7 @@ struct I8Slice {
 
 template <int P, int T, int... i>
 HARROW_INLINE void BeginGroups(I* acc, const int32_t* corrections, Ints<i...>) {
-  ((acc[i] = Pinned(kOffsetWeights ? BroadcastI(corrections + i % T) : ZeroI())), ...);
+  ((acc[i] = Own(kOffsetWeights ? BroadcastI(corrections + i % T) : ZeroI())), ...);
 }
 template <int P, int T>
 HARROW_INLINE void StepTokenI8(I* acc, int t, UnitI8 a, UnitI8 b, I cell) {
@@ -473,10 +461,11 @@ HARROW_INLINE void EndGroups(const I* acc, F scale0, F scale1, const float* x_sc
 // The integer sums of one group; the inner loop, alone so that its sums stay in registers.
 template <int P, int T>
 HARROW_INLINE void GroupSums(const std::byte* w0, const std::byte* w1, const std::byte* x,
-                             int64_t units, const int32_t* corrections, I* sums) noexcept {
+                             int64_t units, const int32_t* corrections, const Ahead& ahead,
+                             int64_t first_unit, I* sums) noexcept {
   I acc[P * T];
   BeginGroups<P, T>(acc, corrections, Count<P * T>());
-  const std::byte* end = x + units * (4 * T);
+  int64_t unit = 0;
   do {
     const UnitI8 a = LoadExpandedI8(w0);
     const UnitI8 b = P == 2 ? LoadExpandedI8(w1) : a;
@@ -484,18 +473,19 @@ HARROW_INLINE void GroupSums(const std::byte* w0, const std::byte* w1, const std
     w1 += 64;
     StepCellI8<P>(acc, a, b, x, Count<T>());
     x += 4 * T;
-  } while (x != end);
+    Fetch<P>(ahead, first_unit + unit);
+  } while (++unit != units);
   StoreAll(acc, sums, Count<P * T>());
 }
 
 template <int P, int T>
-void MicroKernelI8(const I8Slice& s, float* tile) noexcept {
+void MicroKernelI8(const I8Slice& s, Ahead ahead, float* tile) noexcept {
   int64_t done = 0;
   for (int64_t group = s.first_group; group < s.first_group + s.groups; ++group) {
     const int64_t units = s.units - done < s.group_units ? s.units - done : s.group_units;
     I sums[P * T];
     GroupSums<P, T>(s.w[0] + 64 * done, s.w[P - 1] + 64 * done, s.x + 4 * T * done, units,
-                    s.corrections + group * T, sums);
+                    s.corrections + group * T, ahead, done, sums);
     done += units;
     const int64_t scale_at = group / s.per_scale * (2 * kPanelRows);
     EndGroups<P, T>(sums, LoadBf16(s.scales[0] + scale_at), LoadBf16(s.scales[P - 1] + scale_at),
@@ -503,8 +493,9 @@ void MicroKernelI8(const I8Slice& s, float* tile) noexcept {
   }
 }
 
-using MicroFn = void (*)(const std::byte* const*, const std::byte*, int64_t, bool, float*) noexcept;
-using MicroI8Fn = void (*)(const I8Slice&, float*) noexcept;
+using MicroFn = void (*)(const std::byte* const*, const std::byte*, int64_t, bool, Ahead,
+                         float*) noexcept;
+using MicroI8Fn = void (*)(const I8Slice&, Ahead, float*) noexcept;
 
 template <class Math, int P, int... kTokens>
 HARROW_INLINE MicroFn MicroOf(int64_t tokens, std::integer_sequence<int, kTokens...>) {
@@ -540,7 +531,25 @@ HARROW_INLINE ExpandScratch SplitScratch(std::byte* scratch) {
   return s;
 }
 
-// Expanders of float units: Begin(task, row, panels), then Expand(units, out) slice after slice.
+// What follows in each of `panels` panels from `row` on, or in the next ones (at the end: the last
+// one again) when this was their last slice.
+template <class Decoder>
+HARROW_INLINE Ahead PanelsAhead(const LinearWeight& weight, int64_t row, int panels,
+                                bool last_slice, const Decoder* decoders) {
+  const int64_t last = (weight.rows - 1) / kPanelRows;
+  Ahead ahead;
+  for (int p = 0; p < 2; ++p) {
+    const int64_t next = row / kPanelRows + panels + p;
+    ahead.line[p] = last_slice ? weight.data.data() + PanelOffset(weight, next < last ? next : last)
+                               : decoders[p < panels ? p : 0].next;
+  }
+  ahead.step = 64;
+  ahead.turn = 16 * 64;
+  return ahead;
+}
+
+// Expanders of float units: Begin(task, row, panels), then for slice after slice Expand() for each
+// panel, and Next(), which tells what the slice after that will read.
 
 template <class Decoder, int... u>
 HARROW_INLINE void ExpandBlock(Decoder* decoder, std::byte* out, Ints<u...>) {
@@ -572,6 +581,9 @@ struct PanelExpander {
       out += 64 * kCells;
     }
     decoders[panel] = decoder;
+  }
+  Ahead Next(const LinearTask& task, int64_t row, int panels, bool last_slice) const {
+    return PanelsAhead(*task.weight, row, panels, last_slice, decoders);
   }
 };
 
@@ -617,6 +629,21 @@ struct RowsExpander {
       out += kPanelRows * 64;
     }
   }
+  Ahead Next(const LinearTask&, int64_t, int, bool last_slice) const {
+    Ahead ahead;
+    const int64_t skipped = last_slice ? kMicroPanels * kPanelRows : 0;
+    const bool more = rows >= skipped + kMicroPanels * kPanelRows;
+    for (int p = 0; p < 2; ++p) {
+      ahead.line[p] = panels_begin;
+      if (more) {
+        ahead.line[p] +=
+            (skipped + p % kMicroPanels * kPanelRows) * row_bytes + (last_slice ? 0 : done[0]);
+      }
+    }
+    ahead.step = more ? row_bytes : 0;
+    ahead.turn = more ? 64 : 0;
+    return ahead;
+  }
 };
 
 template <class Math, class Expander>
@@ -634,13 +661,15 @@ void Expanded(const LinearTask& task) noexcept {
       const int64_t units = x.units - begin < kExpandUnits ? x.units - begin : kExpandUnits;
       for (int p = 0; p < panels; ++p)
         expander.Expand(p, units, scratch.panels[p]);
+      Ahead ahead = expander.Next(task, row, panels, begin + units == x.units);
       for (int64_t b = 0; b < x.blocks; ++b) {
         const int64_t token = x.BlockBegin(b);
         const int64_t tokens = x.BlockBegin(b + 1) - token;
         const MicroFn micro = panels == 1 ? MicroOf<Math, 1>(tokens, MicroTokens())
                                           : MicroOf<Math, kMicroPanels>(tokens, MicroTokens());
         micro(scratch.panels, x.values + (token * x.units + begin * tokens) * 4, units, begin == 0,
-              scratch.tile + token * kTaskRows);
+              ahead, scratch.tile + token * kTaskRows);
+        ahead.step = ahead.turn = 0;
       }
     }
     StoreTile(task, scratch.tile, row, lanes);
@@ -690,15 +719,17 @@ void ExpandedI8(const LinearTask& task) noexcept {
         }
         decoders[p] = decoder;
       }
+      Ahead ahead = PanelsAhead(weight, row, panels, group + slice.groups == x.groups, decoders);
       for (int64_t b = 0; b < x.blocks; ++b) {
         const int64_t token = x.BlockBegin(b);
         const int64_t tokens = x.BlockBegin(b + 1) - token;
         slice.x = x.values + (token * x.units + begin * tokens) * 4;
         slice.x_scales = x.scales + token * x.groups;
         slice.corrections = x.corrections + token * x.groups;
-        const MicroI8Fn micro =
-            panels == 2 ? MicroI8Of<2>(tokens, MicroTokens()) : MicroI8Of<1>(tokens, MicroTokens());
-        micro(slice, scratch.tile + token * kTaskRows);
+        const MicroI8Fn micro = panels == 1 ? MicroI8Of<1>(tokens, MicroTokens())
+                                            : MicroI8Of<kMicroPanels>(tokens, MicroTokens());
+        micro(slice, ahead, scratch.tile + token * kTaskRows);
+        ahead.step = ahead.turn = 0;
       }
     }
     StoreTile(task, scratch.tile, row, lanes);

@@ -20,7 +20,6 @@ struct UnitI8 {
 constexpr int kMicroPanels = 1;
 constexpr int kMicroTokens = 4;
 constexpr int kFusedTokens = 4;
-constexpr int kPairTokens = 3;
 constexpr int kRowTokens = 4;
 constexpr int Partials(int tokens) {
   return tokens == 1 ? 4 : tokens == 2 ? 2 : 1;
@@ -123,13 +122,13 @@ HARROW_INLINE F OddBf16(Unit w) {
           _mm256_castsi256_ps(_mm256_and_si256(w.b, high))};
 }
 
-// The same value in registers of its own, as far as the compiler can see.
-HARROW_INLINE F Pinned(F v) {
-  __asm__("" : "+x"(v.a), "+x"(v.b));
+// The same value in registers of its own.
+HARROW_INLINE F Own(F v) {
+  __asm__ volatile("" : "+x"(v.a), "+x"(v.b));
   return v;
 }
-HARROW_INLINE I Pinned(I v) {
-  __asm__("" : "+x"(v.a), "+x"(v.b));
+HARROW_INLINE I Own(I v) {
+  __asm__ volatile("" : "+x"(v.a), "+x"(v.b));
   return v;
 }
 

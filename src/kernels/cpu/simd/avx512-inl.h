@@ -11,9 +11,8 @@ using UnitI8 = __m512i;  // 64 codes q + 128: what vpdpbusd takes
 // Shapes of register blocks. Micro-kernel: 2 panels x 12 tokens = 24 of 32 registers.
 constexpr int kMicroPanels = 2;
 constexpr int kMicroTokens = 12;
-constexpr int kFusedTokens = 8;
-constexpr int kPairTokens = 5;
-constexpr int kRowTokens = 12;
+constexpr int kFusedTokens = 4;
+constexpr int kRowTokens = 4;
 // Independent partial sums per output: enough in total to hide the latency of the dot product.
 constexpr int Partials(int tokens) {
   return tokens == 1 ? 4 : tokens <= 4 ? 2 : 1;
@@ -112,13 +111,18 @@ HARROW_INLINE F DotBf16(F acc, Unit w, Unit x) {
 }
 #endif
 
-// The same value in a register of its own, as far as the compiler can see.
-HARROW_INLINE __m512 Pinned(__m512 v) {
+// The same value, of which the compiler knows nothing more.
+HARROW_INLINE __m512i Pinned(__m512i v) {
   __asm__("" : "+v"(v));
   return v;
 }
-HARROW_INLINE __m512i Pinned(__m512i v) {
-  __asm__("" : "+v"(v));
+// The same value in a register of its own.
+HARROW_INLINE __m512 Own(__m512 v) {
+  __asm__ volatile("" : "+v"(v));
+  return v;
+}
+HARROW_INLINE __m512i Own(__m512i v) {
+  __asm__ volatile("" : "+v"(v));
   return v;
 }
 
