@@ -1,12 +1,5 @@
 // From panel bytes to units in registers. Part of linear-inl.h.
 
-// How far ahead of a masked stream to ask for memory. Where a block begins is known only once the
-// masks before it have arrived, so out-of-order execution cannot run ahead into memory, and the
-// hardware's prefetcher alone leaves the loop waiting: int8 at 50 % took 3.1 ns a unit from memory
-// without this; 2.1 at 1536 bytes, 1.6 at 4096, 1.5 at 8192, 1.2 at 12288, 1.25 at 16384 and more
-// (Zen 5, one thread).
-constexpr int64_t kFetchDistance = 12288;
-
 // The masked formats. A block is 512 mask bits, then the stored codes. `stride` is the size of
 // every block where that is fixed (nm), so that a block need not wait for the bit counts of the
 // last.
@@ -61,9 +54,7 @@ struct MaskedBlocks {
     return block + kMaskBytes + kCodeBytes * offsets[i];
   }
   // Asks for what stands kFetchDistance after mask word i's codes, and `bytes` on.
-  HARROW_INLINE void FetchAfter(int i, int64_t bytes) const {
-    __builtin_prefetch(Codes(i) + kFetchDistance + bytes, 0, 3);
-  }
+  HARROW_INLINE void FetchAfter(int i, int64_t bytes) const { FetchLater(Codes(i) + bytes); }
 };
 
 template <bool kFixedStride>
@@ -104,6 +95,6 @@ struct PlainI8 {
     block = next;
     next = block + kBlockWeights;
   }
-  HARROW_INLINE void Fetch(int) const {}
+  HARROW_INLINE void Fetch(int u) const { FetchLater(block + 64 * u); }
   HARROW_INLINE UnitI8 Next(int u) { return LoadI8(block + 64 * u); }
 };

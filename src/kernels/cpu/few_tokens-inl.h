@@ -10,8 +10,9 @@ HARROW_INLINE void StepRow(F* acc, int r, F w, const std::byte* x, Ints<t...>) {
 // R chunks, one for each partial sum.
 template <class Math, class Loader, int T, int... r>
 HARROW_INLINE void StepChunks(F* acc, const std::byte* w, const std::byte* x, Ints<r...>) {
-  (StepRow<Math, sizeof...(r)>(acc, r, Loader::Load(w + r * Loader::kBytes), x + r * 64 * T,
-                               Count<T>()),
+  ((FetchLater(w + r * Loader::kBytes),
+    StepRow<Math, sizeof...(r)>(acc, r, Loader::Load(w + r * Loader::kBytes), x + r * 64 * T,
+                                Count<T>())),
    ...);
 }
 template <int R, int... t>
