@@ -20,6 +20,7 @@
 #include "base/thread_pool.h"
 #include "formats/testing.h"
 #include "kernels/linear.h"
+#include "kernels/read_stream.h"
 
 namespace harrow {
 namespace {
@@ -69,22 +70,12 @@ struct Stack {
   double bytes_each() const { return static_cast<double>(copies[0].data.size()); }
 };
 
-// Reads all of `memory` with every thread once. Asking 12 KiB ahead is what it takes to read as
-// fast as the machine can (Zen 5: 39 GB/s a thread, 32 with the hardware's prefetcher alone); a
-// slower probe would flatter the kernels.
+// Reads all of `memory` with every thread once.
 void ReadAll(const AlignedArray<std::byte>& memory) {
-  const size_t share = memory.size() / static_cast<size_t>(g_threads) / 64 * 64;
+  const size_t words = memory.size() / 8 / static_cast<size_t>(g_threads);
+  const auto* first = reinterpret_cast<const uint64_t*>(memory.data());
   Pool().Run([&](int thread) {
-    const std::byte* p = memory.data() + share * static_cast<size_t>(thread);
-    uint64_t lanes[8] = {};
-    for (size_t i = 0; i + 64 <= share; i += 64) {
-      __builtin_prefetch(p + i + 12288, 0, 3);
-      uint64_t line[8];
-      std::memcpy(line, p + i, 64);
-      for (int j = 0; j < 8; ++j)
-        lanes[j] |= line[j];
-    }
-    benchmark::DoNotOptimize(lanes);
+    benchmark::DoNotOptimize(ReadStream({first + words * static_cast<size_t>(thread), words}));
   });
 }
 

@@ -14,8 +14,14 @@ for target in "${targets[@]}"; do
   mkdir -p "$corpus"
   seeds=fuzz/seeds/$target
   [ -d "$seeds" ] && cp -n "$seeds"/* "$corpus"/
+  dict=fuzz/dict/$target.dict
+  case $target in
+    fuzz_tokenizer_json | fuzz_hf_config | fuzz_safetensors) [ -f "$dict" ] || dict=fuzz/dict/json.dict ;;
+  esac
+  options=()
+  [ -f "$dict" ] && options+=("-dict=$dict")
   echo "fuzz: $target for $seconds s"
-  "build/fuzz/fuzz/$target" -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 \
+  "build/fuzz/fuzz/$target" -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 ${options[@]+"${options[@]}"} \
     -artifact_prefix="build/fuzz/$target-" "$corpus" >"build/fuzz/$target.log" 2>&1 ||
     { tail -n 40 "build/fuzz/$target.log" >&2; exit 1; }
   tail -n 1 "build/fuzz/$target.log"

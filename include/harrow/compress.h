@@ -76,7 +76,7 @@ struct QuantizeOptions {
   void Visit(V&& v) {
     v("weights", weights, "int8: symmetric, round to nearest, one scale per group of inputs");
     v("group", group, "inputs that share a scale; a multiple of 32");
-    v("embed", embed, "quantize the embedding and the head as well");
+    v("embed", embed, "quantize the embedding and the head as well; not with --targets");
     v("targets", targets, "weights to quantize: names, or re:REGEX; default: all in the blocks");
     v("ignore", ignore, "weights to leave alone");
     v("store", store, "auto: the smallest of dense, bitmask and N:M for each weight; dense");

@@ -3,6 +3,7 @@
 
 #include "base/thread_pool.h"
 #include "checkpoint/checkpoint.h"
+#include "compress/output_path.h"
 #include "eval/bench.h"
 #include "eval/compare.h"
 #include "eval/diagnose.h"
@@ -89,6 +90,11 @@ DoctorReport Diagnose() {
 }
 
 Status ConvertLlama2c(const ConvertOptions& options) {
+  for (const std::string& source : {options.model, options.tokenizer}) {
+    if (!source.empty()) {
+      HARROW_RETURN_IF_ERROR(CheckOutputSparesSource(options.output, source));
+    }
+  }
   return ConvertLlama2c(options.model, options.tokenizer, options.output, options.overwrite);
 }
 

@@ -1,18 +1,42 @@
 #include "base/atomic_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 
 namespace harrow {
+namespace {
+
+// Part of every temporary name, so that writers of one process never share one.
+std::atomic<uint64_t> next_temporary{0};
+
+// The rename would replace whatever is there, be it /dev/null.
+Status CheckTarget(const std::string& path) {
+  struct stat st;
+  if (::lstat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) {
+    return InvalidArgument("{}: exists and is not a regular file, so it is not replaced", path);
+  }
+  return OkStatus();
+}
+
+}  // namespace
 
 Result<AtomicFile> AtomicFile::Create(const std::string& path) {
+  HARROW_RETURN_IF_ERROR(CheckTarget(path));
   AtomicFile file;
   file.path_ = path;
-  file.temporary_ = path + fmt::format(".{}.tmp", ::getpid());
-  file.fd_ = ::open(file.temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  // A name in use is that of a dead process with our id; the next one is free.
+  constexpr int kMaxTries = 100;
+  for (int i = 0; i < kMaxTries; ++i) {
+    file.temporary_ = path + fmt::format(".{}.{}.tmp", ::getpid(), next_temporary++);
+    file.fd_ =
+        ::open(file.temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (file.fd_ >= 0 || errno != EEXIST) break;
+  }
   if (file.fd_ < 0) return IoErrorWithErrno("create " + file.temporary_, errno);
   return file;
 }
@@ -48,6 +72,7 @@ Status AtomicFile::Write(std::string_view text) {
 }
 
 Status AtomicFile::Commit() {
+  HARROW_RETURN_IF_ERROR(CheckTarget(path_));
   if (::fsync(fd_) != 0) return IoErrorWithErrno("fsync " + path_, errno);
   if (::close(fd_) != 0) {
     fd_ = -1;

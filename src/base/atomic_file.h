@@ -15,6 +15,8 @@ namespace harrow {
 // Not thread safe. Destroying a file that was not committed removes its temporary.
 class AtomicFile {
  public:
+  // InvalidArgument, here or in Commit, when `path` exists and is not a regular file (a symbolic
+  // link is none).
   static Result<AtomicFile> Create(const std::string& path);
   AtomicFile(AtomicFile&& other) noexcept;
   AtomicFile& operator=(AtomicFile&&) = delete;

@@ -1,3 +1,6 @@
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <bit>
 #include <cmath>
@@ -110,6 +113,20 @@ TEST(AlignedArray, IsZeroedAndOnACacheLine) {
   }
 }
 
+TEST(AlignedArray, MovesAndDoesNotCopy) {
+  static_assert(!std::is_copy_constructible_v<AlignedArray<float>>);
+  static_assert(!std::is_copy_assignable_v<AlignedArray<float>>);
+  AlignedArray<float> a(3);
+  a[1] = 5;
+  AlignedArray<float> b(std::move(a));
+  EXPECT_TRUE(a.empty());  // NOLINT: what moving leaves
+  EXPECT_NE(a.Reserve(2), nullptr);
+  a = std::move(b);
+  EXPECT_TRUE(b.empty());  // NOLINT
+  ASSERT_EQ(a.size(), 3u);
+  EXPECT_EQ(a[1], 5.0f);
+}
+
 TEST(AtomicFile, NothingUnderTheFinalNameBeforeCommit) {
   testing::TempDir dir;
   const std::string path = dir.File("out");
@@ -131,6 +148,45 @@ TEST(AtomicFile, MissingFolderIsAnIoErrorThatNamesIt) {
   const Status status = AtomicFile::Create("/nonexistent-folder/x").status();
   EXPECT_EQ(status.code(), StatusCode::kIoError);
   EXPECT_NE(status.message().find("/nonexistent-folder/x"), std::string::npos);
+}
+
+TEST(AtomicFile, WritersOfOnePathDoNotShareATemporary) {
+  testing::TempDir dir;
+  const std::string path = dir.File("out");
+  auto first = AtomicFile::Create(path);
+  auto second = AtomicFile::Create(path);
+  ASSERT_TRUE(first.ok() && second.ok());
+  ASSERT_TRUE(first->Write("first").ok());
+  ASSERT_TRUE(second->Write("second").ok());
+  ASSERT_TRUE(second->Commit().ok());
+  EXPECT_EQ(*ReadFile(path, 100), "second");
+  ASSERT_TRUE(first->Commit().ok());
+  EXPECT_EQ(*ReadFile(path, 100), "first");
+}
+
+TEST(AtomicFile, ReplacesRegularFilesOnly) {
+  testing::TempDir dir;
+  const std::string fifo = dir.File("fifo"), link = dir.File("link"), late = dir.File("late");
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  ASSERT_EQ(::symlink("/dev/null", link.c_str()), 0);
+  for (const std::string& path : {fifo, link, dir.path()}) {
+    const Status status = WriteFileAtomically(path, "x");
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << status.ToString();
+    EXPECT_NE(status.message().find(path), std::string::npos);
+  }
+  auto file = AtomicFile::Create(late);
+  ASSERT_TRUE(file.ok());
+  ASSERT_EQ(::mkfifo(late.c_str(), 0600), 0);
+  EXPECT_EQ(file->Commit().code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(std::filesystem::is_fifo(late));
+}
+
+// Would hang if opening waited for a writer.
+TEST(MappedFile, AFifoIsRefused) {
+  testing::TempDir dir;
+  ASSERT_EQ(::mkfifo(dir.File("f").c_str(), 0600), 0);
+  EXPECT_EQ(MappedFile::Open(dir.File("f")).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReadFile(dir.File("f"), 10).status().code(), StatusCode::kInvalidArgument);
 }
 
 TEST(MappedFile, MapsAndNamesMissingFiles) {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 namespace harrow {
 
@@ -14,7 +15,8 @@ namespace harrow {
 // a file must have been validated against that file first.
 std::shared_ptr<std::byte> AllocateBytes(uint64_t bytes);
 
-// A fixed-size array of trivial T that starts on a cache line. Movable, not copyable.
+// A fixed-size array of trivial T that starts on a cache line. Movable (which leaves the source
+// empty), not copyable.
 template <class T>
 class AlignedArray {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -23,6 +25,14 @@ class AlignedArray {
   AlignedArray() = default;
   explicit AlignedArray(uint64_t count)
       : memory_(AllocateBytes(count * sizeof(T))), count_(static_cast<size_t>(count)) {}
+
+  AlignedArray(AlignedArray&& other) noexcept
+      : memory_(std::move(other.memory_)), count_(std::exchange(other.count_, 0)) {}
+  AlignedArray& operator=(AlignedArray&& other) noexcept {
+    memory_ = std::exchange(other.memory_, nullptr);
+    count_ = std::exchange(other.count_, 0);
+    return *this;
+  }
 
   // Grows (contents are lost) when smaller than `count`; never shrinks. For scratch that is reused.
   T* Reserve(uint64_t count) {

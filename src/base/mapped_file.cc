@@ -18,7 +18,8 @@ struct FileDescriptor {
 };
 
 Result<uint64_t> OpenForRead(const std::string& path, FileDescriptor* file) {
-  file->fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK a FIFO would wait here for a writer, perhaps forever.
+  file->fd = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   if (file->fd < 0) {
     if (errno == ENOENT) return NotFound("{}: no such file", path);
     return IoErrorWithErrno("open " + path, errno);

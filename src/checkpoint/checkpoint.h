@@ -56,7 +56,7 @@ class CheckpointWriter {
     bool overwrite = false;  // replace an existing directory that has a config.json, at Finish
     // Identifies the job (hash of source, recipe, calibration). A work folder with the same key is
     // continued; one with another key is an error that says how to discard it, unless
-    // `discard_partial`. Empty: never continue.
+    // `discard_partial`; one without a key is cleared. Empty: never continue.
     std::string resume_key;
     bool discard_partial = false;
   };

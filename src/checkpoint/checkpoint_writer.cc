@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -32,7 +33,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr uint64_t kMaxWorkFileBytes = 64 << 20;
+constexpr uint64_t kMaxWorkFileBytes = 16 << 20;
 constexpr uint64_t kMaxSideFileBytes = 64 << 20;
 constexpr std::string_view kLockFile = "harrow.lock";
 constexpr std::string_view kResumeFile = "resume.json";
@@ -126,20 +127,22 @@ class WriterImpl : public CheckpointWriter {
       return InvalidArgument("{}: needed as work folder, but holds something else; move it away",
                              work_.string());
     }
-    fs::create_directories(work_, error);
-    if (error) return FsError("create " + work_.string(), error);
     HARROW_RETURN_IF_ERROR(Lock());
-    if (found) {
-      const bool same = !options_.resume_key.empty() && StoredKey() == options_.resume_key;
-      if (!same && !options_.discard_partial) {
-        Unlock();
-        return InvalidArgument(
-            "{}: left by an interrupted run with other settings; repeat that run to continue it, "
-            "or discard it (discard_partial, or delete the folder)",
-            work_.string());
-      }
-      HARROW_RETURN_IF_ERROR(same && !options_.discard_partial ? Adopt() : Clear());
+    // What a run without a key left (the lock says that it is dead) nobody can continue.
+    const Result<std::string> stored = options_.discard_partial ? std::string() : StoredKey();
+    if (!stored.ok()) {
+      Unlock();
+      return stored.status();
     }
+    const bool discard = stored->empty();
+    if (!discard && *stored != options_.resume_key) {
+      Unlock();
+      return InvalidArgument(
+          "{}: left by an interrupted run with other settings; repeat that run to continue it, or "
+          "discard it: give --restart or remove the folder",
+          work_.string());
+    }
+    HARROW_RETURN_IF_ERROR(discard ? Clear() : Adopt());
     fs::create_directories(model_, error);
     if (error) return FsError("create " + model_.string(), error);
     HARROW_ASSIGN_OR_RETURN(const std::string text,
@@ -242,7 +245,13 @@ class WriterImpl : public CheckpointWriter {
 
   void Discard() override {
     std::error_code ignored;
-    if (lock_ >= 0) fs::remove_all(work_, ignored);
+    if (lock_ >= 0) {
+      // The lock goes last, so that nothing of another writer, who may take the folder from that
+      // moment on, is removed.
+      Clear().ok();
+      fs::remove(work_ / kLockFile, ignored);
+      fs::remove(work_, ignored);
+    }
     Unlock();
     shards_.clear();
   }
@@ -255,14 +264,31 @@ class WriterImpl : public CheckpointWriter {
     return (work_ / (std::string(kShardPrefix) + shard + ".json")).string();
   }
 
+  // Creates the work folder and locks it.
   Status Lock() {
     const std::string path = (work_ / kLockFile).string();
-    lock_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (lock_ < 0) return IoErrorWithErrno("create " + path, errno);
-    if (::flock(lock_, LOCK_EX | LOCK_NB) == 0) return OkStatus();
-    const int error = errno;
-    Unlock();
-    if (error != EWOULDBLOCK) return IoErrorWithErrno("lock " + path, error);
+    // Each failed turn means that another writer discarded the folder meanwhile.
+    constexpr int kMaxTries = 100;
+    for (int i = 0; i < kMaxTries; ++i) {
+      std::error_code error;
+      fs::create_directories(work_, error);
+      if (error) return FsError("create " + work_.string(), error);
+      lock_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+      if (lock_ < 0 && errno == ENOENT) continue;
+      if (lock_ < 0) return IoErrorWithErrno("create " + path, errno);
+      if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+        const int reason = errno;
+        Unlock();
+        if (reason != EWOULDBLOCK) return IoErrorWithErrno("lock " + path, reason);
+        break;
+      }
+      struct stat held, there;  // a lock on a file that was removed keeps nobody out
+      if (::fstat(lock_, &held) == 0 && ::stat(path.c_str(), &there) == 0 &&
+          held.st_dev == there.st_dev && held.st_ino == there.st_ino) {
+        return OkStatus();
+      }
+      Unlock();
+    }
     return InvalidArgument("{}: another process is writing there", work_.string());
   }
   void Unlock() {
@@ -270,14 +296,16 @@ class WriterImpl : public CheckpointWriter {
     lock_ = -1;
   }
 
-  // The key of the run that left the work folder; empty when it cannot be read.
-  std::string StoredKey() const {
+  // The key of the run that left the work folder; empty when that had none or did not get so far.
+  Result<std::string> StoredKey() const {
     const std::string path = (work_ / kResumeFile).string();
     const auto text = ReadFile(path, kMaxWorkFileBytes);
-    if (!text.ok()) return "";
-    const auto root = ParseJsonObject(*text, path);
+    if (!text.ok() && text.status().code() == StatusCode::kNotFound) return std::string();
+    if (!text.ok()) return text.status();
+    HARROW_ASSIGN_OR_RETURN(const json root, ParseJsonObject(*text, path));
     std::string key;
-    return root.ok() && ReadJsonString(*root, "resume_key", &key).ok() ? key : "";
+    HARROW_RETURN_IF_ERROR(ReadJsonString(root, "resume_key", &key).At(path));
+    return key;
   }
 
   Status Clear() {

@@ -2,8 +2,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <filesystem>
+#include <thread>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -180,6 +182,60 @@ TEST(CheckpointWriter, WithoutAKeyNothingStaysBehind) {
   EXPECT_TRUE(fs::is_empty(dir.path()));
 }
 
+// A killed run without a key leaves its folder: the next run, with a key or not, starts anew.
+TEST(CheckpointWriter, WhatAKilledRunWithoutAKeyLeftIsCleared) {
+  TempDir dir;
+  const std::string out = dir.File("out"), partial = out + ".partial";
+  for (const char* key : {"", "k"}) {
+    for (const bool got_to_its_key : {false, true}) {
+      fs::create_directories(partial + "/model");
+      WriteBytes(partial + "/harrow.lock", "");
+      WriteBytes(partial + "/model/0.safetensors", "torn");
+      if (got_to_its_key) WriteBytes(partial + "/resume.json", R"({"resume_key": ""})");
+      Writer writer = Create(out, Key(key));
+      ASSERT_NE(writer, nullptr);
+      EXPECT_TRUE(fs::is_empty(partial + "/model"));
+      writer->Discard();
+      EXPECT_TRUE(fs::is_empty(dir.path()));
+    }
+  }
+  // A key that cannot be read may be that of a run worth continuing.
+  fs::create_directories(partial);
+  WriteBytes(partial + "/harrow.lock", "");
+  WriteBytes(partial + "/resume.json", "{");
+  ExpectError(CheckpointWriter::Create(out, {}).status(), StatusCode::kCorruption,
+              {partial + "/resume.json"});
+  EXPECT_TRUE(fs::exists(partial + "/resume.json"));
+}
+
+// One discards while another opens the same lock file: never do two of them hold the folder.
+TEST(CheckpointWriter, DiscardNeverLetsTwoIn) {
+  TempDir dir;
+  const std::string out = dir.File("out");
+  std::atomic<int> holders{0}, taken{0};
+  std::atomic<bool> clash{false};
+  const auto work = [&] {
+    for (int i = 0; i < 100; ++i) {
+      auto writer = CheckpointWriter::Create(out, Key("k"));
+      if (!writer.ok()) {
+        EXPECT_NE(writer.status().message().find("another process"), std::string::npos)
+            << writer.status().ToString();
+        continue;
+      }
+      ++taken;
+      if (++holders > 1) clash = true;
+      if (!fs::exists(out + ".partial/resume.json")) clash = true;
+      --holders;
+      (*writer)->Discard();
+    }
+  };
+  std::thread other(work);
+  work();
+  other.join();
+  EXPECT_FALSE(clash);
+  EXPECT_GT(taken, 0);
+}
+
 TEST(CheckpointWriter, OverwritePolicy) {
   TempDir dir;
   const std::string out = dir.File("out");
@@ -230,9 +286,9 @@ TEST(CheckpointWriter, ResumesFinishedShards) {
   EXPECT_FALSE(fs::exists(out));
   WriteBytes(out + ".partial/model/2.safetensors.123.tmp", "torn");
   ExpectError(CheckpointWriter::Create(out, Key("other")).status(), StatusCode::kInvalidArgument,
-              {out + ".partial", "discard"});
+              {out + ".partial", "--restart", "remove the folder"});
   ExpectError(CheckpointWriter::Create(out, {}).status(), StatusCode::kInvalidArgument,
-              {out + ".partial", "discard"});
+              {out + ".partial", "--restart", "remove the folder"});
   {
     Writer writer = Create(out, Key("k"));
     EXPECT_TRUE(writer->HasShard("0"));

@@ -15,7 +15,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int32_t kHarrowVersion = 1;
-constexpr uint64_t kMaxConfigBytes = 64 << 20;  // the harrow section takes about 200 bytes a weight
+constexpr uint64_t kMaxConfigBytes = 16 << 20;  // the harrow section takes about 200 bytes a weight
 
 // Caps are far above any model that exists and keep every later product of two of them (times eight
 // bytes) inside int64.

@@ -111,6 +111,15 @@ TEST(HfConfig, AcceptsTheNewerRopeParameters) {
       StatusCode::kUnsupported, {"dir/config.json", "full_attention"});
 }
 
+// Every "[]" would take 30 times its text's size in memory.
+TEST(HfConfig, LimitsTheNumberOfValues) {
+  std::string many = ", \"x\": [[]";
+  for (int i = 0; i < 1 << 20; ++i)
+    many += ",[]";
+  ExpectError(ParseExtra(many + "]").status(), StatusCode::kResourceLimit,
+              {"dir/config.json", "1048576"});
+}
+
 TEST(HfConfig, ToleratesLeftoversOfOtherTools) {
   const auto config = ParseExtra(R"(, "sparsity_config": {"format": "dense", "targets": []},
       "quantization_config": {}, "unknown": [1, {"x": null}], "rope_scaling": null,
@@ -188,8 +197,8 @@ TEST(HfConfig, CorruptConfigsAreNamed) {
        kCorrupt, "rows: -4"},
       {R"("format":"bitmask-bf16","rows":4,"nonzeros":1,"xxh3":"0123456789abcdef")", kCorrupt,
        "cols is missing"},
-      {R"("format":"bitmask-bf16","rows":4,"cols":99999999,"nonzeros":1,"xxh3":"0123456789abcdef")",
-       kCorrupt, "cols: 99999999"},
+      {R"("format":"bitmask-bf16","rows":4,"cols":999999999,"nonzeros":1,"xxh3":"0123456789abcdef")",
+       kCorrupt, "cols: 999999999"},
       {R"("format":"bitmask-bf16","rows":4,"cols":4,"nonzeros":17,"xxh3":"0123456789abcdef")",
        kCorrupt, "nonzeros: 17"},
       {R"("format":"bitmask-bf16","rows":4,"cols":4,"xxh3":"0123456789abcdef")", kCorrupt,

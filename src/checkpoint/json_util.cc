@@ -8,6 +8,9 @@ namespace {
 using nlohmann::json;
 
 constexpr int kMaxDepth = 64;
+// Values and keys: a parsed one takes up to some 100 bytes, however short its text. The largest
+// files of real models have a few 100,000.
+constexpr int64_t kMaxElements = 1 << 20;
 constexpr size_t kMaxReason = 240;  // characters; the parser quotes the last token, however long
 
 }  // namespace
@@ -29,14 +32,22 @@ Result<json> ParseJsonObject(std::string_view text, std::string_view where) {
     return Corruption("{}: not valid JSON: it has a NUL byte", where);
   }
   bool too_deep = false;
-  // Dropping what lies too deep as it is read keeps "[[[[..." from becoming a tree first.
-  const auto keep = [&too_deep](int depth, json::parse_event_t, json&) {
+  int64_t elements = 0;
+  // Dropping what lies too deep, or is too much, as it is read keeps it from becoming a tree first.
+  const auto keep = [&](int depth, json::parse_event_t event, json&) {
     if (depth > kMaxDepth) too_deep = true;
-    return depth <= kMaxDepth;
+    if (event != json::parse_event_t::object_end && event != json::parse_event_t::array_end)
+      ++elements;
+    return depth <= kMaxDepth && elements <= kMaxElements;
   };
   try {
     json value = json::parse(text, keep);
     if (too_deep) return Corruption("{}: JSON nested deeper than {} levels", where, kMaxDepth);
+    if (elements > kMaxElements) {
+      return Error(StatusCode::kResourceLimit,
+                   "{}: JSON of {} values and keys, at most {} expected", where, elements,
+                   kMaxElements);
+    }
     if (!value.is_object()) {
       return Corruption("{}: holds a JSON {}, expected an object", where, value.type_name());
     }

@@ -11,8 +11,9 @@
 
 namespace harrow {
 
-// Parses one JSON object (strict JSON, valid UTF-8, at most 64 levels deep); duplicate keys keep
-// the last value, as Python does. Corruption names `where` and the position.
+// Parses one JSON object (strict JSON, valid UTF-8, at most 64 levels deep, at most 2^20 values and
+// keys, which bounds its memory); duplicate keys keep the last value, as Python does. Errors name
+// `where` and the position.
 Result<nlohmann::json> ParseJsonObject(std::string_view text, std::string_view where);
 
 // Text of `value`, indented by two spaces with a newline at the end; fails on strings that are not

@@ -2,13 +2,13 @@
 
 #include <charconv>
 
+#include "formats/panel.h"
+
 namespace harrow {
 namespace {
 
 using nlohmann::json;
 
-// Above any weight that exists; rows * cols stays far inside int64.
-constexpr int64_t kMaxWeightDim = 1 << 24;
 constexpr size_t kMaxSpecText = 64;
 
 Status ReadPackedWeight(const json& entry, PackedWeightInfo* info) {

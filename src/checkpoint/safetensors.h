@@ -40,6 +40,11 @@ inline constexpr std::string_view kSafetensorsIndex = "model.safetensors.index.j
 // A file name without folder parts: all that a file may say about files beside it.
 bool IsPlainFileName(std::string_view name);
 
+// The weight_map of an index: tensor name -> name of its shard, a plain file name. `where` names
+// the file in errors. Fuzzed.
+Result<std::map<std::string, std::string>> ParseSafetensorsIndex(std::string_view text,
+                                                                 std::string_view where);
+
 // Opens one file, or a Hugging Face directory: model.safetensors.index.json with its shards, else
 // model.safetensors. Every header is checked here; tensor data is mapped, not read. With an index,
 // the source holds exactly the tensors of its weight_map.

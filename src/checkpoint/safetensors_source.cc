@@ -12,7 +12,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t kMaxIndexBytes = 64 << 20;  // a model of 90,000 tensors needs about 9 MB
+constexpr uint64_t kMaxIndexBytes = 16 << 20;  // a model of 90,000 tensors needs about 9 MB
 
 struct Shard {
   std::shared_ptr<const MappedFile> file;
@@ -94,42 +94,28 @@ class SafetensorsSource : public TensorSource {
 Result<std::shared_ptr<const TensorSource>> OpenIndexed(const fs::path& directory) {
   const std::string index_path = (directory / kSafetensorsIndex).string();
   HARROW_ASSIGN_OR_RETURN(const std::string text, ReadFile(index_path, kMaxIndexBytes));
-  HARROW_ASSIGN_OR_RETURN(const nlohmann::json index, ParseJsonObject(text, index_path));
-  const auto map = index.find("weight_map");
-  if (map == index.end() || !map->is_object()) {
-    return Corruption("{}: no weight_map object", index_path);
-  }
+  HARROW_ASSIGN_OR_RETURN(const auto weight_map, ParseSafetensorsIndex(text, index_path));
   std::map<std::string, size_t> shard_ids;
   std::vector<Shard> shards;
-  for (const auto& item : map->items()) {
-    if (!item.value().is_string()) {
-      return Corruption("{}: tensor {}: its shard is not a string", index_path,
-                        PrintableName(item.key()));
-    }
-    const std::string& shard_name = item.value().get_ref<const std::string&>();
+  for (const auto& [tensor, shard_name] : weight_map) {
     if (shard_ids.contains(shard_name)) continue;
-    if (!IsPlainFileName(shard_name)) {
-      return Corruption("{}: tensor {}: shard {} is not a plain file name", index_path,
-                        PrintableName(item.key()), JsonQuote(shard_name));
-    }
     auto shard = OpenShard((directory / shard_name).string());
     if (!shard.ok()) {
       return shard.status().code() == StatusCode::kNotFound
                  ? NotFound("{}: tensor {}: no shard {} beside the index", index_path,
-                            PrintableName(item.key()), shard_name)
+                            PrintableName(tensor), PrintableName(shard_name))
                  : shard.status();
     }
     shard_ids.emplace(shard_name, shards.size());
     shards.push_back(*std::move(shard));
   }
   auto source = std::make_shared<SafetensorsSource>(directory.string(), std::move(shards));
-  for (const auto& item : map->items()) {  // nlohmann::json keeps keys sorted
-    const std::string& shard_name = item.value().get_ref<const std::string&>();
+  for (const auto& [tensor, shard_name] : weight_map) {
     const size_t shard = shard_ids.at(shard_name);
-    const SafetensorsEntry* entry = FindEntry(source->shards()[shard].header, item.key());
+    const SafetensorsEntry* entry = FindEntry(source->shards()[shard].header, tensor);
     if (entry == nullptr) {
-      return Corruption("{}: tensor {} is not in shard {}", index_path, PrintableName(item.key()),
-                        shard_name);
+      return Corruption("{}: tensor {} is not in shard {}", index_path, PrintableName(tensor),
+                        PrintableName(shard_name));
     }
     source->Add(*entry, shard);
   }
@@ -141,6 +127,27 @@ Result<std::shared_ptr<const TensorSource>> OpenIndexed(const fs::path& director
 bool IsPlainFileName(std::string_view name) {
   return !name.empty() && name != "." && name != ".." &&
          name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
+}
+
+Result<std::map<std::string, std::string>> ParseSafetensorsIndex(std::string_view text,
+                                                                 std::string_view where) {
+  HARROW_ASSIGN_OR_RETURN(const nlohmann::json index, ParseJsonObject(text, where));
+  const auto map = index.find("weight_map");
+  if (map == index.end() || !map->is_object()) return Corruption("{}: no weight_map object", where);
+  std::map<std::string, std::string> shards;
+  for (const auto& item : map->items()) {
+    if (!item.value().is_string()) {
+      return Corruption("{}: tensor {}: its shard is not a string", where,
+                        PrintableName(item.key()));
+    }
+    const std::string& shard = item.value().get_ref<const std::string&>();
+    if (!IsPlainFileName(shard)) {
+      return Corruption("{}: tensor {}: shard {} is not a plain file name", where,
+                        PrintableName(item.key()), JsonQuote(shard));
+    }
+    shards.emplace(item.key(), shard);
+  }
+  return shards;
 }
 
 Result<std::shared_ptr<const TensorSource>> OpenSafetensors(const std::string& file_or_directory) {

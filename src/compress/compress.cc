@@ -14,6 +14,7 @@
 #include "compress/calibration.h"
 #include "compress/hidden_store.h"
 #include "compress/layer.h"
+#include "compress/output_path.h"
 #include "compress/plan.h"
 #include "compress/recipe.h"
 #include "compress/report_json.h"
@@ -69,6 +70,7 @@ class Compressor {
   static std::string ShardName(int32_t block) { return fmt::format("block-{:05d}", block); }
 
   Status Prepare();
+  Status CheckSource() const;
   Status PrepareCalibration();
   Status PrepareOutput();
   Status EmbedSequences();
@@ -139,12 +141,14 @@ Status Compressor::Prepare() {
     return InvalidArgument("give a recipe, as a file or as text");
   }
   if (options_.output.empty()) return InvalidArgument("no output directory");
+  HARROW_RETURN_IF_ERROR(CheckOutputSparesSource(options_.output, options_.model));
   HARROW_ASSIGN_OR_RETURN(recipe_, options_.recipe_path.empty()
                                        ? ParseRecipe(options_.recipe_text, "recipe")
                                        : LoadRecipe(options_.recipe_path));
   HARROW_ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(options_.model));
   HARROW_ASSIGN_OR_RETURN(model_, Model::Load(checkpoint_, {.lazy_blocks = true}));
   HARROW_ASSIGN_OR_RETURN(plan_, MakePlan(recipe_, *model_));
+  HARROW_RETURN_IF_ERROR(CheckSource());
   for (int32_t b = 0; b < Blocks(); ++b) {
     for (const LinearLayer* linear : std::as_const(*model_).blocks()[b].linears()) {
       if (plan_.NeedOf(linear->name) != StatisticsNeed::kNone) last_observed_ = b;
@@ -173,6 +177,25 @@ Status Compressor::Prepare() {
     total_units_ += static_cast<int64_t>(model_->blocks()[b].linears().size());
     if (b <= last_observed_ && !writer_->HasShard(ShardName(b))) total_units_ += forward;
     if (b < last_observed_) total_units_ += forward;
+  }
+  return OkStatus();
+}
+
+// Refuses weights that cannot be compressed now and not when their turn comes.
+Status Compressor::CheckSource() const {
+  const std::map<std::string, PackedWeightInfo>& packed = checkpoint_->config().packed;
+  for (const auto& [name, plan] : plan_.layers) {
+    if (const auto info = packed.find(name); info != packed.end()) {
+      if (info->second.spec.values != ValueType::kI8) continue;
+      return InvalidArgument(
+          "{}: is stored as {} already; compress the original model, or leave this weight out with "
+          "`ignore`",
+          name, SpecName(info->second.spec));
+    }
+    HARROW_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->tensors().Find(name));
+    if (const Result<LinearWeight> dense = WrapDense(view); !dense.ok()) {
+      return dense.status().At(name);
+    }
   }
   return OkStatus();
 }
@@ -212,21 +235,17 @@ Status Compressor::PrepareCalibration() {
 Status Compressor::PrepareOutput() {
   std::error_code error;
   const fs::path output = fs::weakly_canonical(options_.output, error);
-  const fs::path model = fs::weakly_canonical(options_.model, error);
-  if (output == model || output / "" == model / "") {
-    return InvalidArgument("{}: the output would replace the model it is made from",
-                           options_.output);
-  }
+  if (error) return Error(StatusCode::kIoError, "{}: {}", options_.output, error.message());
   work_folder_ = (output.has_filename() ? output : output.parent_path()).string() + ".partial";
   HARROW_ASSIGN_OR_RETURN(const std::string key,
-                          ResumeKey(*checkpoint_, recipe_.canonical,
+                          ResumeKey(*checkpoint_, recipe_.canonical, pool_.size(),
                                     calibration_ ? std::span<const int32_t>(calibration_->ids)
                                                  : std::span<const int32_t>()));
-  LoadLayerReports();
   HARROW_ASSIGN_OR_RETURN(
       writer_, CheckpointWriter::Create(options_.output, {.overwrite = options_.overwrite,
                                                           .resume_key = key,
                                                           .discard_partial = options_.restart}));
+  LoadLayerReports();
   return OkStatus();
 }
 
@@ -245,8 +264,15 @@ void Compressor::LoadLayerReports() {
 
 Status Compressor::SaveLayerReports() {
   nlohmann::ordered_json layers = nlohmann::ordered_json::array();
-  for (const LayerReport& layer : report_.layers)
+  std::set<std::string> current;
+  for (const LayerReport& layer : report_.layers) {
     layers.push_back(ReportToJson(layer));
+    current.insert(layer.name);
+  }
+  // Shards not reached yet may be finished too; an interruption must not lose their notes.
+  for (const auto& [name, layer] : earlier_) {
+    if (!current.contains(name)) layers.push_back(ReportToJson(layer));
+  }
   return WriteFileAtomically(work_folder_ + "/" + kLayersFile, layers.dump());
 }
 

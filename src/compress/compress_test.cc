@@ -8,9 +8,14 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "compress/layer.h"
+#include "compress/output_path.h"
 #include "compress/recipe.h"
+#include "compress/report_json.h"
 #include "compress/testing.h"
 #include "kernels/elementwise.h"
+#include "kernels/isa.h"
+#include "kernels/linear.h"
 #include "model/model.h"
 #include "test_data.h"
 #include "text/tokenizer.h"
@@ -247,6 +252,73 @@ TEST_F(CompressTest, ResumesAfterTheLastFinishedBlock) {
   }
 }
 
+// Cancels a run once it reports progress that begins with `stop`.
+class StopAt {
+ public:
+  explicit StopAt(std::string stop) {
+    control_.cancel = &cancel_;
+    control_.on_progress = [this, stop = std::move(stop)](std::string_view what, int64_t, int64_t) {
+      if (what.starts_with(stop)) cancel_ = true;
+    };
+  }
+  const RunControl* control() const { return &control_; }
+
+ private:
+  std::atomic<bool> cancel_ = false;
+  RunControl control_;
+};
+
+TEST_F(CompressTest, SecondInterruptionKeepsTheReportsOfFinishedBlocks) {
+  const std::string recipe = Calibration() + "steps: [{method: sparsegpt, sparsity: 0.5}]";
+  const Result<CompressReport> whole = Run(recipe, "whole");
+  ASSERT_TRUE(whole.ok()) << whole.status().ToString();
+  const StopAt first("block 3/3: calibrate");
+  const StopAt second("block 1/3: run compressed");
+  for (const StopAt* stop : {&first, &second}) {
+    EXPECT_EQ(Run(recipe, "out", stop->control()).status().code(), StatusCode::kCancelled);
+  }
+  const Result<CompressReport> resumed = Run(recipe, "out");
+  ASSERT_TRUE(resumed.ok()) << resumed.status().ToString();
+  EXPECT_EQ(resumed->resumed_blocks, 2);
+  ASSERT_EQ(resumed->layers.size(), whole->layers.size());
+  for (size_t i = 0; i < whole->layers.size(); ++i) {
+    ASSERT_TRUE(whole->layers[i].damping.has_value());
+    nlohmann::ordered_json expected = ReportToJson(whole->layers[i]);
+    nlohmann::ordered_json found = ReportToJson(resumed->layers[i]);
+    expected.erase("seconds");
+    found.erase("seconds");
+    EXPECT_EQ(found, expected);
+  }
+}
+
+TEST_F(CompressTest, ContinuesOnlyWithTheSameArithmetic) {
+  const std::string recipe = Calibration() + "steps: [{method: wanda, sparsity: 0.5}]";
+  const StopAt stop("block 2/3: calibrate");
+  EXPECT_EQ(Run(recipe, "out", stop.control()).status().code(), StatusCode::kCancelled);
+  const auto expect_refused = [&](const CompressOptions& options) {
+    const Result<CompressReport> report = Compress(options, nullptr);
+    ASSERT_FALSE(report.ok());
+    EXPECT_NE(report.status().message().find("other settings"), std::string::npos)
+        << report.status().ToString();
+  };
+  CompressOptions options = Options(recipe, "out");
+  options.threads = 2;
+  expect_refused(options);
+  options.threads = 1;
+  const std::string forced(ForcedLinearKernel());
+  ASSERT_TRUE(ForceLinearKernel(forced == "linear" ? "linear." : "linear").ok());
+  expect_refused(options);
+  ASSERT_TRUE(ForceLinearKernel(forced).ok());
+  if (const Isa isa = ActiveIsa(); isa != Isa::kScalar) {
+    ASSERT_TRUE(SetIsaLimit(Isa::kScalar).ok());
+    expect_refused(options);
+    ASSERT_TRUE(SetIsaLimit(isa).ok());
+  }
+  const Result<CompressReport> report = Compress(options, nullptr);
+  ASSERT_TRUE(report.ok()) << report.status().ToString();
+  EXPECT_EQ(report->resumed_blocks, 1);
+}
+
 TEST_F(CompressTest, RestartThrowsTheUnfinishedRunAway) {
   std::atomic<bool> cancel = false;
   RunControl control;
@@ -308,6 +380,30 @@ TEST_F(CompressTest, ExportIsBitEqualToWhatKernelsComputeWith) {
   }
 }
 
+TEST_F(CompressTest, ExportDoesNotReplaceItsSource) {
+  const std::map<std::string, std::string> before = Contents(model_);
+  fs::create_directory_symlink(model_, dir_.File("link"));
+  for (const std::string& output : {model_, model_ + "/", dir_.File("link")}) {
+    ExportOptions options;
+    options.model = model_;
+    options.output = output;
+    options.overwrite = true;
+    const Result<ExportReport> report = ExportDense(options, nullptr);
+    ASSERT_FALSE(report.ok()) << output;
+    EXPECT_NE(report.status().message().find("made from"), std::string::npos);
+  }
+  EXPECT_EQ(Contents(model_), before);
+}
+
+TEST(OutputPathTest, SourceMustLieOutsideOfTheOutput) {
+  EXPECT_FALSE(CheckOutputSparesSource("/absent/m", "/absent/m").ok());
+  EXPECT_FALSE(CheckOutputSparesSource("/absent/m/", "/absent/x/../m").ok());
+  EXPECT_FALSE(CheckOutputSparesSource("/absent/m", "/absent/m/model.bin").ok());
+  EXPECT_TRUE(CheckOutputSparesSource("/absent/m", "/absent/m2").ok());
+  EXPECT_TRUE(CheckOutputSparesSource("/absent/m", "/absent").ok());
+  EXPECT_TRUE(CheckOutputSparesSource("/absent/m", "/absent/..m").ok());
+}
+
 TEST_F(CompressTest, ExportRefusesToRound) {
   ASSERT_TRUE(Run("steps: [{method: rtn}]", "packed").ok());
   ExportOptions options;
@@ -336,12 +432,15 @@ TEST_F(CompressTest, PrunedThenQuantizedInTwoRunsStaysSparse) {
     EXPECT_EQ(SpecName(weight.spec), "bitmask-i8/32");
     EXPECT_EQ(Unpack(weight), Unpack(std::as_const(*once).blocks()[1].linears()[i]->weight));
   }
-  // And what is INT8 already is not compressed again.
-  CompressOptions third = Options("steps: [{method: magnitude, sparsity: 0.9}]", "third");
-  third.model = dir_.File("both");
+  // And what is INT8 already is not compressed again, which is told before any work.
+  ASSERT_TRUE(Run("steps: [{method: rtn, targets: \"re:layers.2\"}]", "last").ok());
+  CompressOptions third =
+      Options(Calibration() + "steps: [{method: wanda, sparsity: 0.9}]", "third");
+  third.model = dir_.File("last");
   const Result<CompressReport> report = Compress(third, nullptr);
   ASSERT_FALSE(report.ok());
   EXPECT_NE(report.status().message().find("already"), std::string::npos);
+  EXPECT_FALSE(fs::exists(dir_.File("third") + ".partial"));
 }
 
 TEST_F(CompressTest, WarnsWhereF32IsRoundedUnlessStoredDense) {
@@ -382,6 +481,12 @@ TEST_F(CompressTest, HeadAndEmbeddingOnlyWhenNamed) {
   report = Run("steps: [{method: rtn, embed: false}]", "c");
   ASSERT_TRUE(report.ok());
   EXPECT_EQ(report->layers.size(), 21u);
+  report = Run("steps: [{method: rtn, targets: \"re:down_proj\"}]", "d");
+  ASSERT_TRUE(report.ok());
+  EXPECT_EQ(report->layers.size(), 3u);
+  report = Run("steps: [{method: rtn, targets: \"re:down_proj\", embed: true}]", "e");
+  ASSERT_TRUE(report.ok());
+  EXPECT_EQ(report->layers.size(), 5u);
 }
 
 TEST_F(CompressTest, OutputErrorIsReportedForAnyMethodWhenAskedFor) {
@@ -443,6 +548,47 @@ TEST_F(CompressTest, NanWeightsNameTheirPlace) {
   EXPECT_NE(report.status().message().find("model.layers.1.mlp.up_proj.weight"), std::string::npos);
   EXPECT_NE(report.status().message().find("row 3, column 5"), std::string::npos);
   EXPECT_FALSE(fs::exists(dir_.File("out")));
+}
+
+// 256 rows are four slices.
+TEST_F(CompressTest, NanWeightsNameTheirPlaceWhereOnlyQuantized) {
+  testing::WriteTinyModel(model_, TinyModel(), [](const std::string& name, std::vector<float>* w) {
+    if (name == "lm_head.weight") (*w)[64 * 131 + 5] = NAN;
+  });
+  const Result<CompressReport> report = Run("steps: [{method: rtn}]", "out");
+  ASSERT_FALSE(report.ok());
+  EXPECT_EQ(report.status().code(), StatusCode::kNumerical);
+  EXPECT_NE(report.status().message().find("row 131, column 5"), std::string::npos);
+}
+
+TEST_F(CompressTest, QuantizingInSlicesPacksTheSameBytes) {
+  const Result<Recipe> recipe = ParseRecipe("steps: [{method: rtn, group: 32}]", "r");
+  ASSERT_TRUE(recipe.ok());
+  LayerPlan plan;
+  plan.steps = {&recipe->steps[0]};
+  ThreadPool pool(1);
+  for (const int64_t rows : {1, 63, 64, 65, 200}) {
+    LinearLayer layer;
+    layer.name = "w";
+    layer.rows = rows;
+    layer.cols = 96;
+    Rng rng(static_cast<uint64_t>(rows));
+    std::vector<float> w(static_cast<size_t>(rows * layer.cols));
+    for (float& value : w)
+      value = static_cast<float>(rng.Normal());
+    Result<LinearWeight> dense =
+        PackWeight({FormatId::kDense, ValueType::kF32, 0}, rows, layer.cols, w.data());
+    ASSERT_TRUE(dense.ok()) << dense.status().ToString();
+    layer.weight = *dense;
+    const Result<CompressedLayer> done =
+        CompressLayer(layer, plan, /*store_dense=*/true, nullptr, &pool, nullptr);
+    ASSERT_TRUE(done.ok()) << done.status().ToString();
+    const Result<LinearWeight> expected =
+        PackWeight({FormatId::kDensePanel, ValueType::kI8, 32}, rows, layer.cols, w.data());
+    ASSERT_TRUE(expected.ok());
+    EXPECT_EQ(SpecName(done->weight.spec), SpecName(expected->spec));
+    EXPECT_EQ(WeightChecksum(done->weight), WeightChecksum(*expected));
+  }
 }
 
 TEST_F(CompressTest, NanActivationsNameTheLayer) {

@@ -5,6 +5,7 @@
 #include "base/buffer.h"
 #include "base/float16.h"
 #include "checkpoint/checkpoint.h"
+#include "compress/output_path.h"
 #include "harrow/compress.h"
 
 namespace harrow {
@@ -130,6 +131,7 @@ Result<ExportReport> ExportDense(const ExportOptions& options, const RunControl*
   if (options.dtype != "auto" && options.dtype != "f32" && options.dtype != "bf16") {
     return InvalidArgument("--dtype: expected auto | f32 | bf16, found \"{}\"", options.dtype);
   }
+  HARROW_RETURN_IF_ERROR(CheckOutputSparesSource(options.output, options.model));
   HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> checkpoint,
                           Checkpoint::Open(options.model));
   Exporter exporter(checkpoint, control);

@@ -1,5 +1,6 @@
 #include "compress/layer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 
@@ -21,34 +22,68 @@ bool IsSparseFormat(const WeightSpec& spec) {
   return spec.format == FormatId::kBitmask || spec.format == FormatId::kNm;
 }
 
-Result<LayerWork> Unpack(const LinearLayer& layer) {
-  if (layer.weight.spec.values == ValueType::kI8) {
-    return InvalidArgument(
-        "{}: is stored as {} already; compress the original model, or leave this weight out with "
-        "`ignore`",
-        layer.name, SpecName(layer.weight.spec));
+// Rows that are held as float32 at a time where no step rewrites the weight.
+constexpr int64_t kSliceRows = 64;
+
+// Calls body(begin, values, count) for slices of rows; checks that they are finite.
+template <class Body>
+Status ForSlices(const LinearLayer& layer, const Body& body) {
+  std::vector<float> values(static_cast<size_t>(kSliceRows * layer.cols));
+  for (int64_t begin = 0; begin < layer.rows; begin += kSliceRows) {
+    const int64_t count = std::min(kSliceRows, layer.rows - begin) * layer.cols;
+    UnpackRows(layer.weight, begin, std::min(begin + kSliceRows, layer.rows), values.data());
+    for (int64_t i = 0; i < count; ++i) {
+      if (!std::isfinite(values[static_cast<size_t>(i)])) {
+        return Error(StatusCode::kNumerical, "{}: the weight is {} at row {}, column {}",
+                     layer.name, values[static_cast<size_t>(i)], begin + i / layer.cols,
+                     i % layer.cols);
+      }
+    }
+    body(begin, values.data(), count);
   }
+  return OkStatus();
+}
+
+// With `rewritten` false the elements are only checked and counted, not kept: a head of 128k x 4096
+// would be 2 GB of float32.
+Result<LayerWork> Unpack(const LinearLayer& layer, bool rewritten, int64_t* nonzeros) {
   LayerWork work;
   work.name = layer.name;
   work.rows = layer.rows;
   work.cols = layer.cols;
-  work.w.resize(static_cast<size_t>(layer.rows * layer.cols));
-  work.pruned.resize(work.w.size());
-  UnpackRows(layer.weight, 0, layer.rows, work.w.data());
+  if (rewritten) {
+    work.w.resize(static_cast<size_t>(layer.rows * layer.cols));
+    work.pruned.resize(work.w.size());
+  }
   // What an earlier run pruned stays pruned.
   const bool sparse = IsSparseFormat(layer.weight.spec);
-  for (size_t i = 0; i < work.w.size(); ++i) {
-    if (!std::isfinite(work.w[i])) {
-      return Error(StatusCode::kNumerical, "{}: the weight is {} at row {}, column {}", layer.name,
-                   work.w[i], static_cast<int64_t>(i) / layer.cols,
-                   static_cast<int64_t>(i) % layer.cols);
+  *nonzeros = 0;
+  HARROW_RETURN_IF_ERROR(ForSlices(layer, [&](int64_t begin, const float* values, int64_t count) {
+    *nonzeros += count - std::count(values, values + count, 0.0f);
+    if (!rewritten) return;
+    std::copy_n(values, count, work.w.begin() + begin * layer.cols);
+    for (int64_t i = 0; sparse && i < count; ++i) {
+      work.pruned[static_cast<size_t>(begin * layer.cols + i)] = values[i] == 0.0f;
     }
-    work.pruned[i] = sparse && work.w[i] == 0.0f;
-  }
+  }));
   if (layer.weight.spec.format == FormatId::kNm) {
     work.pattern = NmPattern{layer.weight.spec.keep_n, layer.weight.spec.of_m};
   }
   return work;
+}
+
+// Packs the weight as it is, a slice of rows at a time.
+Result<LinearWeight> Repack(const LinearLayer& layer, const WeightSpec& spec) {
+  std::vector<float> slice(static_cast<size_t>(kSliceRows * layer.cols));
+  int64_t held = -1;  // first row of the slice
+  return PackWeight(spec, layer.rows, layer.cols, [&](int64_t row, float* out) {
+    const int64_t begin = row - row % kSliceRows;
+    if (begin != held) {
+      UnpackRows(layer.weight, begin, std::min(begin + kSliceRows, layer.rows), slice.data());
+      held = begin;
+    }
+    std::copy_n(slice.begin() + (row - begin) * layer.cols, layer.cols, out);
+  });
 }
 
 LayerReport BasicReport(const std::string& name, const LinearWeight& weight, int64_t nonzeros,
@@ -73,7 +108,13 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
                                       bool store_dense, InputStatistics* statistics,
                                       ThreadPool* pool, const RunControl* control) {
   const auto start = std::chrono::steady_clock::now();
-  HARROW_ASSIGN_OR_RETURN(LayerWork work, Unpack(layer));
+  const bool has_hessian = statistics != nullptr && statistics->has_hessian();
+  // Quantizers only say how to store; the Hessian's error needs all values.
+  const bool rewritten =
+      has_hessian || !std::all_of(plan.steps.begin(), plan.steps.end(),
+                                  [](const RecipeStep* s) { return s->method->quantizes(); });
+  int64_t kept = 0;
+  HARROW_ASSIGN_OR_RETURN(LayerWork work, Unpack(layer, rewritten, &kept));
   work.statistics = statistics;
   work.pool = pool;
   work.control = control;
@@ -84,8 +125,12 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   }
 
   CompressedLayer result;
-  const WeightSpec spec = ChooseSpec(work, layer.weight.spec.values, store_dense);
-  Result<LinearWeight> packed = PackWeight(spec, work.rows, work.cols, work.w.data());
+  if (rewritten) {
+    kept = std::count_if(work.w.begin(), work.w.end(), [](float value) { return value != 0.0f; });
+  }
+  const WeightSpec spec = ChooseSpec(work, kept, layer.weight.spec.values, store_dense);
+  Result<LinearWeight> packed =
+      rewritten ? PackWeight(spec, work.rows, work.cols, work.w.data()) : Repack(layer, spec);
   if (!packed.ok()) return packed.status().At(layer.name + ": store as " + SpecName(spec));
   result.weight = std::move(packed).value();
   const Result<int64_t> nonzeros = ValidateWeight(result.weight);
@@ -104,7 +149,6 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   report.bytes_before = layer.weight.data.size();
   // Only BF16 rounds what the steps computed without being asked to.
   const bool rounds = spec.values == ValueType::kBf16 && layer.weight.spec.values != spec.values;
-  const bool has_hessian = statistics != nullptr && statistics->has_hessian();
   if (rounds || has_hessian) {
     std::vector<float> stored(work.w.size());
     UnpackRows(result.weight, 0, work.rows, stored.data());

@@ -14,8 +14,8 @@ struct CompressedLayer {
   LayerReport report;
 };
 
-// `layer` must be loaded; it is not changed. `statistics` may be null when the plan needs none.
-// Errors name the weight and the method.
+// `layer` must be loaded and not INT8; it is not changed. `statistics` may be null when the plan
+// needs none. Errors name the weight and the method.
 Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan,
                                       bool store_dense, InputStatistics* statistics,
                                       ThreadPool* pool, const RunControl* control);

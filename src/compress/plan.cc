@@ -5,20 +5,26 @@
 namespace harrow {
 namespace {
 
-bool Ignored(const RecipeStep& step, const std::string& name) {
-  return std::any_of(step.ignore.begin(), step.ignore.end(), [&name](const std::string& entry) {
-    return MatchesExactly(entry, name) || MatchesRegex(entry, name);
-  });
+// Whether an entry means the weight; regular expressions count only where `regex` is set.
+Result<bool> AnyMatches(const std::vector<std::string>& entries, const std::string& name,
+                        bool regex) {
+  for (const std::string& entry : entries) {
+    if (MatchesExactly(entry, name)) return true;
+    if (!regex) continue;
+    HARROW_ASSIGN_OR_RETURN(const bool matches, MatchesRegex(entry, name));
+    if (matches) return true;
+  }
+  return false;
 }
 
 // Regular expressions and the default select linear weights of blocks; the embedding and the head
 // must be named, or be included by the method.
-bool Targeted(const RecipeStep& step, const std::string& name, bool in_block) {
+Result<bool> Selected(const RecipeStep& step, const std::string& name, bool in_block) {
+  HARROW_ASSIGN_OR_RETURN(const bool ignored, AnyMatches(step.ignore, name, /*regex=*/true));
+  if (ignored) return false;
   if (step.targets.empty() && in_block) return true;
   if (!in_block && step.method->includes_embedding()) return true;
-  return std::any_of(step.targets.begin(), step.targets.end(), [&](const std::string& entry) {
-    return MatchesExactly(entry, name) || (in_block && MatchesRegex(entry, name));
-  });
+  return AnyMatches(step.targets, name, in_block);
 }
 
 Status CheckTargetsMatch(const RecipeStep& step, const std::vector<const LinearLayer*>& linears,
@@ -26,8 +32,7 @@ Status CheckTargetsMatch(const RecipeStep& step, const std::vector<const LinearL
   for (const std::string& entry : step.targets) {
     bool found = false;
     for (size_t i = 0; i < linears.size() && !found; ++i) {
-      found = MatchesExactly(entry, linears[i]->name) ||
-              (i < block_linears && MatchesRegex(entry, linears[i]->name));
+      HARROW_ASSIGN_OR_RETURN(found, AnyMatches({entry}, linears[i]->name, i < block_linears));
     }
     if (found) continue;
     std::string hint;
@@ -72,7 +77,9 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
     for (size_t i = 0; i < linears.size(); ++i) {
       const LinearLayer& linear = *linears[i];
       const bool in_block = i < block_linears;
-      if (!Targeted(step, linear.name, in_block) || Ignored(step, linear.name)) continue;
+      const Result<bool> selected = Selected(step, linear.name, in_block);
+      if (!selected.ok()) return selected.status().At(step.where);
+      if (!*selected) continue;
       any = true;
       if (Status status = step.method->Check(linear.rows, linear.cols); !status.ok()) {
         return status.At(step.where + ": " + linear.name);
@@ -98,10 +105,10 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
       return InvalidArgument("{}: no weight is left after `targets` and `ignore`", step.where);
     }
     for (const std::string& entry : step.ignore) {
-      const bool used =
-          std::any_of(linears.begin(), linears.end(), [&entry](const LinearLayer* linear) {
-            return MatchesExactly(entry, linear->name) || MatchesRegex(entry, linear->name);
-          });
+      bool used = false;
+      for (size_t i = 0; i < linears.size() && !used; ++i) {
+        HARROW_ASSIGN_OR_RETURN(used, AnyMatches({entry}, linears[i]->name, /*regex=*/true));
+      }
       if (!used) {
         plan.warnings.push_back(
             fmt::format("{}.ignore: \"{}\" matches no linear weight of the "

@@ -178,12 +178,12 @@ bool MatchesExactly(const std::string& entry, const std::string& name) {
   return entry == name || entry + ".weight" == name;
 }
 
-bool MatchesRegex(const std::string& entry, const std::string& name) {
+Result<bool> MatchesRegex(const std::string& entry, const std::string& name) {
   if (!entry.starts_with(kRegexPrefix)) return false;
   try {
     return std::regex_search(name, std::regex(entry.substr(kRegexPrefix.size())));
-  } catch (const std::exception&) {  // too complex for this name: ParseRecipe refused the others
-    return false;
+  } catch (const std::exception& error) {
+    return InvalidArgument("\"{}\" cannot be matched with {}: {}", entry, name, error.what());
   }
 }
 

@@ -52,9 +52,10 @@ Result<Recipe> ParseRecipe(std::string_view yaml, const std::string& where);
 Result<Recipe> LoadRecipe(const std::string& path);
 
 // Whether a target or ignore entry of a recipe means the weight `name`. Regular expressions match
-// anywhere in the name. Invalid ones are refused by ParseRecipe.
+// anywhere in the name. Invalid ones are refused by ParseRecipe; one that is too
+// complex for this name is an error here.
 bool MatchesExactly(const std::string& entry, const std::string& name);
-bool MatchesRegex(const std::string& entry, const std::string& name);
+Result<bool> MatchesRegex(const std::string& entry, const std::string& name);
 
 }  // namespace harrow
 

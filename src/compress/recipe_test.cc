@@ -151,9 +151,14 @@ TEST(RecipeTest, NamesMatchWithAndWithoutSuffix) {
   EXPECT_TRUE(MatchesExactly("lm_head", "lm_head.weight"));
   EXPECT_TRUE(MatchesExactly("lm_head.weight", "lm_head.weight"));
   EXPECT_FALSE(MatchesExactly("lm", "lm_head.weight"));
-  EXPECT_TRUE(MatchesRegex("re:layers\\.[01]\\.", "model.layers.1.mlp.up_proj.weight"));
-  EXPECT_FALSE(MatchesRegex("re:^layers", "model.layers.1.mlp.up_proj.weight"));
-  EXPECT_FALSE(MatchesRegex("layers", "model.layers.1.mlp.up_proj.weight"));
+  const std::string up = "model.layers.1.mlp.up_proj.weight";
+  EXPECT_TRUE(*MatchesRegex("re:layers\\.[01]\\.", up));
+  EXPECT_FALSE(*MatchesRegex("re:^layers", up));
+  EXPECT_FALSE(*MatchesRegex("layers", up));
+  // "No match" would silently leave the weight as it is.
+  const Result<bool> failed = MatchesRegex("re:(", up);
+  ASSERT_FALSE(failed.ok());
+  EXPECT_NE(failed.status().message().find(up), std::string::npos);
 }
 
 TEST(ShortFormsTest, PruneIsARecipe) {
@@ -200,6 +205,13 @@ TEST(ShortFormsTest, BadFlagsAreErrors) {
 
   QuantizeOptions quantize;
   EXPECT_TRUE(QuantizeRecipe(quantize).ok());
+  const Result<Recipe> all = ParseRecipe(*QuantizeRecipe(quantize), "r");
+  ASSERT_TRUE(all.ok());
+  EXPECT_TRUE(all->steps[0].method->includes_embedding());
+  quantize.targets = {"re:down_proj"};
+  const Result<Recipe> some = ParseRecipe(*QuantizeRecipe(quantize), "r");
+  ASSERT_TRUE(some.ok());
+  EXPECT_FALSE(some->steps[0].method->includes_embedding());
   quantize.group = 33;
   EXPECT_FALSE(QuantizeRecipe(quantize).ok());
   quantize.group = 128;

@@ -5,6 +5,9 @@
 #include <filesystem>
 #include <map>
 
+#include "kernels/isa.h"
+#include "kernels/linear.h"
+
 namespace harrow {
 namespace {
 
@@ -34,10 +37,11 @@ Result<std::string> SourceIdentity(const Checkpoint& checkpoint) {
 
 }  // namespace
 
-Result<std::string> ResumeKey(const Checkpoint& source, std::string_view recipe,
+Result<std::string> ResumeKey(const Checkpoint& source, std::string_view recipe, int threads,
                               std::span<const int32_t> calibration_ids) {
   HARROW_ASSIGN_OR_RETURN(std::string identity, SourceIdentity(source));
-  identity += fmt::format("\n{}\n{}\n", kAlgorithmVersion, recipe);
+  identity += fmt::format("\n{}\n{}\n{} {} {}\n", kAlgorithmVersion, recipe, IsaName(ActiveIsa()),
+                          ForcedLinearKernel(), threads);
   const uint64_t seed = XXH3_64bits(identity.data(), identity.size());
   return fmt::format(
       "{:016x}", XXH3_64bits_withSeed(calibration_ids.data(), calibration_ids.size_bytes(), seed));

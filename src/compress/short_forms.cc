@@ -39,7 +39,7 @@ Status EmitQuantizeStep(YAML::Emitter* out, const std::string& weights, int64_t 
   Emit(out, "method", "rtn");
   Emit(out, "bits", 8);
   Emit(out, "group", group);
-  Emit(out, "embed", embed);
+  Emit(out, "embed", embed && targets.empty());
   EmitStrings(out, "targets", targets);
   EmitStrings(out, "ignore", ignore);
   *out << YAML::EndMap;

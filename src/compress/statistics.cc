@@ -141,7 +141,10 @@ int64_t InputStatistics::DeadColumns() const {
 
 Result<std::shared_ptr<const HessianFactor>> InputStatistics::Factor(double fraction,
                                                                      bool escalate) {
-  if (factor_ != nullptr && requested_fraction_ == fraction) return factor_;
+  if (factor_ != nullptr && requested_fraction_ == fraction &&
+      (escalate || factor_->percent_damping == fraction)) {
+    return factor_;
+  }
   factor_ = nullptr;
   constexpr int kRetries = 4;
   Status failure;

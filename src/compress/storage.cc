@@ -1,11 +1,10 @@
 #include "compress/storage.h"
 
-#include <algorithm>
 #include <vector>
 
 namespace harrow {
 
-WeightSpec ChooseSpec(const LayerWork& layer, ValueType source, bool dense) {
+WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source, bool dense) {
   const bool i8 = layer.quant_group > 0;
   WeightSpec best;
   best.format = i8 ? FormatId::kDensePanel : FormatId::kDense;
@@ -26,8 +25,6 @@ WeightSpec ChooseSpec(const LayerWork& layer, ValueType source, bool dense) {
     candidates.push_back(nm);
   }
   candidates.push_back(bitmask);
-  const int64_t nonzeros =
-      std::count_if(layer.w.begin(), layer.w.end(), [](float value) { return value != 0.0f; });
   uint64_t bytes = AnalyzeWeight(best, layer.rows, layer.cols, nonzeros);
   for (const WeightSpec& spec : candidates) {
     if (!ValidateSpec(spec).ok()) continue;  // an M that the N:M format does not have

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/rng.h"
+#include "kernels/read_stream.h"
 #include "runtime/session.h"
 
 namespace harrow {
@@ -17,23 +18,6 @@ using Clock = std::chrono::steady_clock;
 
 double Seconds(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// Sixteen independent sums: enough loads in flight for any core, and the compiler vectorizes them.
-uint64_t StreamSum(const uint64_t* data, int64_t count) {
-  constexpr int kLanes = 16;
-  uint64_t sums[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane)
-      sums[lane] += data[i + lane];
-  }
-  uint64_t total = 0;
-  for (uint64_t sum : sums)
-    total += sum;
-  for (; i < count; ++i)
-    total += data[i];
-  return total;
 }
 
 struct Runner {
@@ -103,7 +87,7 @@ double MemoryRoof::ProbeGbps() {
   pool_->Run([&](int index) {
     const int64_t begin = count * index / threads;
     const int64_t end = count * (index + 1) / threads;
-    sums_[index] += StreamSum(buffer_.data() + begin, end - begin);
+    sums_[index] = ReadStream(buffer_.span().subspan(begin, end - begin));
   });
   return static_cast<double>(bytes()) / Seconds(start) / 1e9;
 }

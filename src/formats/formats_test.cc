@@ -228,6 +228,22 @@ TEST(PanelTest, LargestValuesOfBf16) {
   }
 }
 
+// The BF16 dot product takes subnormals for zero, so masked formats do not store them.
+TEST(PackTest, MaskedBf16HasNoSubnormals) {
+  const float normal = std::numeric_limits<float>::min();
+  const float w[] = {normal, -normal, normal / 2, -normal / 2};
+  for (const char* spec : {"bitmask-bf16", "nm-bf16 2:4"}) {
+    const LinearWeight packed = PackWeight(Spec(spec), 1, 4, w).value();
+    EXPECT_EQ(ValidateWeight(packed).value(), 2) << spec;
+    float got[4];
+    UnpackRows(packed, 0, 1, got);
+    EXPECT_EQ(got[0], normal);
+    EXPECT_EQ(got[1], -normal);
+    EXPECT_EQ(got[2], 0);
+    EXPECT_EQ(got[3], 0);
+  }
+}
+
 TEST(NmTest, NamesTheGroupThatHasTooMany) {
   std::vector<float> w(2 * 64, 0.0f);
   w[64 + 36] = w[64 + 37] = w[64 + 39] = 1;
@@ -339,6 +355,17 @@ TEST_F(CorruptTest, Values) {
   Pack("bitmask-bf16", 16, 32, 0.5);
   bytes_[PanelStart(0) + 64] = bytes_[PanelStart(0) + 65] = std::byte{0};
   ExpectRejected("a stored zero");
+  for (const char* spec : {"bitmask-bf16", "nm-bf16 2:4"}) {
+    for (const uint16_t code : {0x8000, 0x7f80, 0xff80, 0x7fc0, 0xff81}) {
+      Pack(spec, 16, 32, 0.5);
+      std::memcpy(bytes_.data() + PanelStart(0) + 64 + 30, &code, 2);
+      ExpectRejected("-0, an infinity or NaN");
+    }
+    Pack(spec, 16, 32, 0.5);
+    const uint16_t largest = 0xff7f;
+    std::memcpy(bytes_.data() + PanelStart(0) + 64 + 30, &largest, 2);
+    EXPECT_TRUE(ValidateWeight(weight_).ok());
+  }
   Pack("bitmask-i8", 16, 32, 0.5);
   bytes_[PanelStart(0) + 128] = std::byte{128};
   ExpectRejected("a stored zero code");

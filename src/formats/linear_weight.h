@@ -67,12 +67,15 @@ using RowReader = std::function<void(int64_t row, float* out)>;
 
 // A format's operations; every format has all of them. Stateless, thread safe.
 struct FormatOps {
-  // Bytes that Pack would produce, given the number of non-zeros.
+  // Bytes that Pack would produce, given the number of non-zeros. An estimate for bitmask, whose
+  // panels are padded one by one.
   uint64_t (*analyze)(const WeightSpec&, int64_t rows, int64_t cols, int64_t nonzeros);
   // Packs; fails on non-finite values (naming row and column) and on weights that do not fit the
   // pattern.
   Result<LinearWeight> (*pack)(const WeightSpec&, int64_t rows, int64_t cols, const RowReader&);
-  // Exactly the values the kernels compute with, rows [begin, end), as float32 [end - begin, cols].
+  // Exactly the values the kernels compute with (except that BF16 kernels may take weights and
+  // activations below 2^-126 in magnitude for zero; masked formats are packed without such
+  // weights), rows [begin, end), as float32 [end - begin, cols].
   void (*unpack)(const LinearWeight&, int64_t begin, int64_t end, float* out);
   // Checks untrusted bytes completely: after OK no kernel can read outside `data`. Also counts the
   // non-zeros.

@@ -110,7 +110,8 @@ Status PanelBuilder::Load(int64_t panel, const RowReader& reader) {
           return Error(StatusCode::kNumerical, "row {}, column {}: {} overflows bf16", row, c,
                        row_[static_cast<size_t>(c)]);
         }
-        if (bits == 0x8000u) bits = 0;
+        // Zero is one code. Subnormals go too: vdpbf16ps takes them for zero.
+        if ((bits & 0x7f80u) == 0) bits = 0;
         codes_[static_cast<size_t>(c / kBlockCols * kBlockWeights +
                                    BlockPosition(lane, c % kBlockCols, g.cell))] = bits;
       }
@@ -143,24 +144,23 @@ BlockCount CountBlock(const uint16_t* codes, ValueType values, int64_t rows, int
 }
 
 CodeCount CountCodes(ValueType values, const std::byte* in, int64_t count) {
-  CodeCount result;
-  int32_t zeros = 0;
-  int32_t invalid = 0;
+  // As narrow as the codes, so that whole vectors of them are counted; a block has at most 512.
+  uint16_t zeros = 0;
+  uint16_t invalid = 0;
   if (values == ValueType::kI8) {
     for (int64_t i = 0; i < count; ++i) {
-      zeros += in[i] == std::byte{128};
-      invalid += in[i] == std::byte{0};
+      zeros = static_cast<uint16_t>(zeros + (in[i] == std::byte{128}));
+      invalid = static_cast<uint16_t>(invalid + (in[i] == std::byte{0}));
     }
   } else {
     for (int64_t i = 0; i < count; ++i) {
       uint16_t code;
       std::memcpy(&code, in + 2 * i, sizeof(code));
-      zeros += code == 0;
+      zeros = static_cast<uint16_t>(zeros + (code == 0));
+      invalid = static_cast<uint16_t>(invalid + (!IsFiniteBf16(code) | (code == 0x8000u)));
     }
   }
-  result.zeros = zeros;
-  result.invalid = invalid;
-  return result;
+  return {zeros, invalid};
 }
 
 Status ValidatePanelFrame(const LinearWeight& weight, const PanelGeometry& g) {

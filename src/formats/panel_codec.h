@@ -49,7 +49,8 @@ struct BlockCount {
 };
 BlockCount CountBlock(const uint16_t* codes, ValueType values, int64_t rows, int64_t cols);
 
-// Codes among `count` values that mean 0, and that mean nothing (i8 code 0).
+// Codes among `count` <= 512 values that mean 0, and that do not occur (i8: 0; bf16: -0, infinities
+// and NaN).
 struct CodeCount {
   int64_t zeros = 0;
   int64_t invalid = 0;
@@ -163,8 +164,8 @@ Result<int64_t> ValidatePanels(const LinearWeight& weight) {
           Codec::Check(weight.spec, in, static_cast<uint64_t>(end - in), &nonzeros);
       if (bytes < 0) {
         return Corruption(
-            "{}: panel {}, block {}: masks and values do not fit the format or run "
-            "past the end of the panel",
+            "{}: panel {}, block {}: masks and values do not fit the format, are not "
+            "finite or run past the end of the panel",
             SpecName(weight.spec), p, b);
       }
       if (rows < kPanelRows || cols < kBlockCols) {

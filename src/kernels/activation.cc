@@ -43,7 +43,7 @@ float QuantizeRow(const float* x, int64_t count, int8_t* q, int32_t* sum) {
 
 constexpr RoundingOps kScalarRounding = {RoundToBf16Row, RoundToBf16RowF32, QuantizeRow};
 
-// Bytes an input in the packed form.
+// Bytes per input in the packed form.
 int64_t ElementBytes(const XFormat& format) {
   if (format.layout == XLayout::kReference) return 4;
   switch (format.element) {

@@ -37,6 +37,7 @@ void Exp(const float* x, int64_t count, float* out) {
 double LogSumExp(const float* logits, int64_t count) {
   double highest = -std::numeric_limits<double>::infinity();
   for (int64_t i = 0; i < count; ++i) {
+    if (std::isnan(logits[i])) return logits[i];
     if (logits[i] > highest) highest = logits[i];
   }
   if (std::isinf(highest) && highest > 0) return highest;

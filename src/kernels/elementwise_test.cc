@@ -170,6 +170,8 @@ TEST(LogSumExp, SurvivesLargeLogitsAndShowsNan) {
   EXPECT_NEAR(LogSumExp(low, 2), -1000, 1e-12);
   const float nan[] = {0.0f, kNan};
   EXPECT_TRUE(std::isnan(LogSumExp(nan, 2)));
+  const float both[] = {std::numeric_limits<float>::infinity(), kNan};
+  EXPECT_TRUE(std::isnan(LogSumExp(both, 2)));
 }
 
 TEST(ArgMax, TheLowestIndexWinsTies) {

@@ -14,7 +14,7 @@ enum class Isa : uint8_t {
   kScalar,      // any machine
   kAvx2,        // AVX2, FMA, F16C, BMI2 (Haswell 2013, Zen 1)
   kAvx512,      // AVX-512 F BW DQ VL VBMI VBMI2 VNNI (Ice Lake, Zen 4)
-  kAvx512Bf16,  // and BF16 (Cooper Lake, Sapphire Rapids, Zen 4)
+  kAvx512Bf16,  // and BF16 (Sapphire Rapids, Zen 4; Cooper Lake lacks VBMI: avx2)
 };
 std::string_view IsaName(Isa isa);  // "scalar" "avx2" "avx512" "avx512bf16"
 std::optional<Isa> ParseIsa(std::string_view name);

@@ -175,6 +175,10 @@ std::vector<LinearKernelInfo> ListLinearKernels() {
   return list;
 }
 
+std::string_view ForcedLinearKernel() {
+  return ForcedPrefix();
+}
+
 Status ForceLinearKernel(std::string_view prefix) {
   if (!prefix.empty() && !AnyRunsHere(prefix))
     return NotFound("no linear kernel named {}... runs here", prefix);

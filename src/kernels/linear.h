@@ -58,6 +58,8 @@ std::vector<LinearKernelInfo> ListLinearKernels();
 // forced prefix applies to the weights that some such kernel supports; all others choose as usual.
 // Not thread safe.
 Status ForceLinearKernel(std::string_view prefix);
+// The prefix in force, from either source; empty: automatic choice.
+std::string_view ForcedLinearKernel();
 
 LinearScratch* NewLinearScratch();
 void DeleteLinearScratch(LinearScratch* scratch);

@@ -9,6 +9,8 @@ namespace {
 
 // Real ones have some tens of bytes. The bound keeps the search, size x longest, harmless.
 constexpr size_t kMaxPatternBytes = 1024;
+// Gemma has the most added tokens, 6 thousand. The bound keeps the trie below 300 MB.
+constexpr size_t kMaxNodes = size_t{1} << 22;
 
 template <class Children>
 auto FindChild(Children& children, uint8_t byte) {
@@ -31,6 +33,10 @@ Status AddedTokenMatcher::Add(const AddedToken& token, std::string_view pattern)
     if (child != nodes_[node].children.end()) {
       node = child->second;
     } else {
+      if (nodes_.size() >= kMaxNodes) {
+        return Error(StatusCode::kResourceLimit,
+                     "the added tokens need a trie of more than {} nodes", kMaxNodes);
+      }
       const uint32_t next = static_cast<uint32_t>(nodes_.size());
       nodes_[node].children.emplace_back(byte, next);
       nodes_.emplace_back();

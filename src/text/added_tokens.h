@@ -27,7 +27,8 @@ struct AddedToken {
 class AddedTokenMatcher {
  public:
   // `pattern` is what to look for: the content, normalized where token.normalized. Corruption when
-  // another token has the same pattern. Unsupported when it is absurdly long.
+  // another token has the same pattern. Unsupported when it is absurdly long, ResourceLimit when
+  // all of them are.
   Status Add(const AddedToken& token, std::string_view pattern);
   bool empty() const { return tokens_.empty(); }
 

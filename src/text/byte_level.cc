@@ -47,6 +47,7 @@ std::string BytesToByteLevel(std::string_view bytes) {
 bool ByteLevelToBytes(std::string_view text, std::string* bytes) {
   const Tables& tables = GetTables();
   bytes->clear();
+  if (FindInvalidUtf8(text) != text.size()) return false;
   for (size_t pos = 0; pos < text.size();) {
     const char32_t c = NextChar(text, &pos);
     if (c >= kEnd || tables.bytes[c] < 0) return false;

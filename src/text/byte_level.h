@@ -9,8 +9,8 @@ namespace harrow {
 
 // Every byte of `bytes` as its character.
 std::string BytesToByteLevel(std::string_view bytes);
-// The bytes that `text` (well-formed UTF-8) stands for; false when one of its characters is no
-// stand-in.
+// The bytes that `text` stands for; false when it is not well-formed UTF-8 or one of its characters
+// is no stand-in.
 bool ByteLevelToBytes(std::string_view text, std::string* bytes);
 
 }  // namespace harrow

@@ -1,5 +1,6 @@
 #include "text/decoder.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "text/byte_level.h"
@@ -23,7 +24,7 @@ std::string Join(const std::vector<std::string>& tokens) {
 
 class ByteLevel : public Decoder {
  public:
-  Status Apply(Scope scope, std::vector<std::string>* tokens) const override {
+  Status Apply(Scope scope, size_t, std::vector<std::string>* tokens) const override {
     std::string bytes;
     std::string decoded;
     for (const std::string& token : *tokens) {
@@ -43,7 +44,7 @@ class ByteLevel : public Decoder {
 // becomes U+FFFD.
 class ByteFallback : public Decoder {
  public:
-  Status Apply(Scope scope, std::vector<std::string>* tokens) const override {
+  Status Apply(Scope scope, size_t, std::vector<std::string>* tokens) const override {
     std::vector<std::string> out;
     std::string run;
     const auto end_run = [&](bool at_end) {
@@ -77,7 +78,7 @@ class ByteFallback : public Decoder {
 
 class Fuse : public Decoder {
  public:
-  Status Apply(Scope, std::vector<std::string>* tokens) const override {
+  Status Apply(Scope, size_t, std::vector<std::string>* tokens) const override {
     std::string text = Join(*tokens);
     tokens->assign(1, std::move(text));
     return OkStatus();
@@ -89,13 +90,17 @@ class Replace : public Decoder {
  public:
   Replace(Pattern pattern, std::string content)
       : pattern_(std::move(pattern)), content_(std::move(content)) {}
-  Status Apply(Scope, std::vector<std::string>* tokens) const override {
+  Status Apply(Scope, size_t max_bytes, std::vector<std::string>* tokens) const override {
+    size_t bytes = 0;
     for (std::string& token : *tokens) {
       // Only a step behind ByteFallback can meet ill-formed text, and the reference has none there.
-      if (FindInvalidUtf8(token) != token.size()) continue;
-      Result<std::string> replaced = pattern_.ReplaceAll(token, content_);
-      if (!replaced.ok()) return replaced.status().At("decoder Replace");
-      token = *std::move(replaced);
+      if (FindInvalidUtf8(token) == token.size()) {
+        Result<std::string> replaced =
+            pattern_.ReplaceAll(token, content_, max_bytes - std::min(bytes, max_bytes));
+        if (!replaced.ok()) return replaced.status().At("decoder Replace");
+        token = *std::move(replaced);
+      }
+      bytes += token.size();
     }
     return OkStatus();
   }
@@ -110,7 +115,7 @@ class Strip : public Decoder {
  public:
   Strip(std::string content, int64_t start, int64_t stop)
       : content_(std::move(content)), start_(start), stop_(stop) {}
-  Status Apply(Scope, std::vector<std::string>* tokens) const override {
+  Status Apply(Scope, size_t, std::vector<std::string>* tokens) const override {
     for (std::string& token : *tokens) {
       const size_t n = content_.size();
       size_t begin = 0;
@@ -135,7 +140,7 @@ class Strip : public Decoder {
 class Metaspace : public Decoder {
  public:
   explicit Metaspace(MetaspaceOptions options) : options_(std::move(options)) {}
-  Status Apply(Scope scope, std::vector<std::string>* tokens) const override {
+  Status Apply(Scope scope, size_t, std::vector<std::string>* tokens) const override {
     const std::string& mark = options_.replacement;
     for (size_t i = 0; i < tokens->size(); ++i) {
       const bool drop =
@@ -162,9 +167,9 @@ class Metaspace : public Decoder {
 class Sequence : public Decoder {
  public:
   explicit Sequence(std::vector<DecoderPtr> steps) : steps_(std::move(steps)) {}
-  Status Apply(Scope scope, std::vector<std::string>* tokens) const override {
+  Status Apply(Scope scope, size_t max_bytes, std::vector<std::string>* tokens) const override {
     for (const DecoderPtr& step : steps_) {
-      if (const Status status = step->Apply(scope, tokens); !status.ok()) return status;
+      if (const Status status = step->Apply(scope, max_bytes, tokens); !status.ok()) return status;
       // What follows works on the ends of the whole text.
       if (scope == Scope::kMiddleToken && step->fuses()) break;
     }

@@ -20,7 +20,8 @@ class Decoder {
   virtual ~Decoder() = default;
   // Rewrites `tokens`; the text is what they make together in the end. Ill-formed UTF-8 becomes
   // U+FFFD as in the reference, but an incomplete character at the very end stays as it is.
-  virtual Status Apply(Scope scope, std::vector<std::string>* tokens) const = 0;
+  // ResourceLimit when a Replace makes the tokens longer than `max_bytes` together.
+  virtual Status Apply(Scope scope, size_t max_bytes, std::vector<std::string>* tokens) const = 0;
   // Whether it ends the work on single tokens, so that steps behind it see the text as a whole.
   virtual bool fuses() const { return false; }
   virtual bool is_byte_level() const { return false; }

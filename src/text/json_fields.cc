@@ -4,11 +4,17 @@ namespace harrow {
 namespace {
 
 constexpr int kMaxDepth = 32;
+// Openings and commas. Gemma 3's tokenizer.json has about 2 million; the parsed form of the
+// costliest JSON within the bound takes some 400 MB.
+constexpr size_t kMaxValues = 4'000'000;
+// nlohmann's messages quote the token that it read last, however long that is.
+constexpr size_t kMaxMessageBytes = 300;
 
-// Depth of the nesting, and where it first exceeds kMaxDepth: nlohmann's parser would build any
-// depth, and code that walks the result would recurse as deeply.
-std::optional<size_t> FindTooDeep(std::string_view text) {
+// Refuses what would cost too much: nlohmann's parser would build any depth, and code that walks
+// the result would recurse as deeply; an empty array of three characters takes 72 bytes.
+Status CheckCost(std::string_view text) {
   int depth = 0;
+  size_t values = 0;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -21,12 +27,21 @@ std::optional<size_t> FindTooDeep(std::string_view text) {
     } else if (c == '"') {
       in_string = true;
     } else if (c == '[' || c == '{') {
-      if (++depth > kMaxDepth) return i;
+      if (++depth > kMaxDepth) {
+        return Corruption("JSON nested more than {} levels deep at byte {}", kMaxDepth, i);
+      }
+      ++values;
+    } else if (c == ',') {
+      ++values;
     } else if (c == ']' || c == '}') {
       --depth;
     }
   }
-  return std::nullopt;
+  if (values > kMaxValues) {
+    return Error(StatusCode::kResourceLimit, "JSON of {} values, at most {} are supported", values,
+                 kMaxValues);
+  }
+  return OkStatus();
 }
 
 Result<const Json*> Child(const Json& object, const char* key, Json::value_t type,
@@ -43,13 +58,13 @@ Result<const Json*> Child(const Json& object, const char* key, Json::value_t typ
 }  // namespace
 
 Result<Json> ParseJson(std::string_view text) {
-  if (const std::optional<size_t> deep = FindTooDeep(text)) {
-    return Corruption("JSON nested more than {} levels deep at byte {}", kMaxDepth, *deep);
-  }
+  if (const Status status = CheckCost(text); !status.ok()) return status;
   try {
     return Json::parse(text);
   } catch (const Json::exception& e) {
-    return Corruption("not JSON: {}", e.what());
+    const std::string_view what = e.what();
+    return Corruption("not JSON: {}{}", what.substr(0, kMaxMessageBytes),
+                      what.size() > kMaxMessageBytes ? "..." : "");
   } catch (const std::bad_alloc&) {
     return Error(StatusCode::kResourceLimit, "JSON of {} bytes does not fit in memory",
                  text.size());

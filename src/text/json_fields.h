@@ -17,7 +17,7 @@ namespace harrow {
 using Json = nlohmann::json;
 
 // Parses untrusted JSON. Corruption with the position for text that is not JSON or is nested more
-// deeply than any tokenizer file.
+// deeply than any tokenizer file; ResourceLimit for more values than any has.
 Result<Json> ParseJson(std::string_view text);
 
 // Member `key` of `object` as a bool, int64_t or std::string. A member that is missing or null is

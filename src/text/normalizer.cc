@@ -13,8 +13,12 @@ using NormalizerPtr = std::unique_ptr<const Normalizer>;
 class Prepend : public Normalizer {
  public:
   explicit Prepend(std::string prefix) : prefix_(std::move(prefix)) {}
-  Status Apply(std::string* text) const override {
-    if (!text->empty()) text->insert(0, prefix_);
+  Status Apply(size_t max_bytes, std::string* text) const override {
+    if (text->empty()) return OkStatus();
+    if (text->size() + prefix_.size() > max_bytes) {
+      return OutputLimitError(max_bytes).At("normalizer Prepend");
+    }
+    text->insert(0, prefix_);
     return OkStatus();
   }
 
@@ -26,8 +30,8 @@ class Replace : public Normalizer {
  public:
   Replace(Pattern pattern, std::string content)
       : pattern_(std::move(pattern)), content_(std::move(content)) {}
-  Status Apply(std::string* text) const override {
-    Result<std::string> replaced = pattern_.ReplaceAll(*text, content_);
+  Status Apply(size_t max_bytes, std::string* text) const override {
+    Result<std::string> replaced = pattern_.ReplaceAll(*text, content_, max_bytes);
     if (!replaced.ok()) return replaced.status().At("normalizer Replace");
     *text = *std::move(replaced);
     return OkStatus();
@@ -41,7 +45,7 @@ class Replace : public Normalizer {
 class UnicodeNormalForm : public Normalizer {
  public:
   explicit UnicodeNormalForm(NormalForm form) : form_(form) {}
-  Status Apply(std::string* text) const override {
+  Status Apply(size_t, std::string* text) const override {
     if (NormalizeUnicode(form_, text)) return OkStatus();
     return Error(StatusCode::kResourceLimit, "Unicode normalization of {} bytes failed",
                  text->size());
@@ -53,7 +57,7 @@ class UnicodeNormalForm : public Normalizer {
 
 class Lowercase : public Normalizer {
  public:
-  Status Apply(std::string* text) const override {
+  Status Apply(size_t, std::string* text) const override {
     *text = LowercaseUnicode(*text);
     return OkStatus();
   }
@@ -62,9 +66,9 @@ class Lowercase : public Normalizer {
 class Sequence : public Normalizer {
  public:
   explicit Sequence(std::vector<NormalizerPtr> steps) : steps_(std::move(steps)) {}
-  Status Apply(std::string* text) const override {
+  Status Apply(size_t max_bytes, std::string* text) const override {
     for (const NormalizerPtr& step : steps_) {
-      if (const Status status = step->Apply(text); !status.ok()) return status;
+      if (const Status status = step->Apply(max_bytes, text); !status.ok()) return status;
     }
     return OkStatus();
   }

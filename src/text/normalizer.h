@@ -13,8 +13,9 @@ namespace harrow {
 class Normalizer {
  public:
   virtual ~Normalizer() = default;
-  // `text` is well-formed UTF-8 and stays so.
-  virtual Status Apply(std::string* text) const = 0;
+  // `text` is well-formed UTF-8 and stays so. ResourceLimit when a step that puts text in makes it
+  // longer than `max_bytes`.
+  virtual Status Apply(size_t max_bytes, std::string* text) const = 0;
 };
 
 // Prepend, Replace, NFC, NFD, NFKC, NFKD, Lowercase, and Sequence of them; any other type is

@@ -2,6 +2,11 @@
 
 namespace harrow {
 
+Status OutputLimitError(size_t max_bytes) {
+  return Error(StatusCode::kResourceLimit, "the text grows beyond the limit of {} bytes",
+               max_bytes);
+}
+
 Result<Pattern> Pattern::Parse(const Json& component) {
   const Result<const Json*> object = ChildObject(component, "pattern");
   if (!object.ok()) return object.status();
@@ -36,18 +41,21 @@ Result<std::vector<ByteRange>> Pattern::FindAll(std::string_view text) const {
   return matches;
 }
 
-Result<std::string> Pattern::ReplaceAll(std::string_view text, std::string_view by) const {
+Result<std::string> Pattern::ReplaceAll(std::string_view text, std::string_view by,
+                                        size_t max_bytes) const {
   const Result<std::vector<ByteRange>> matches = FindAll(text);
   if (!matches.ok()) return matches.status();
   std::string out;
   out.reserve(text.size());
   size_t done = 0;
   for (const ByteRange match : *matches) {
+    if (out.size() > max_bytes) return OutputLimitError(max_bytes);
     out.append(text, done, match.begin - done);
     out += by;
     done = match.end;
   }
   out.append(text, done);
+  if (out.size() > max_bytes) return OutputLimitError(max_bytes);
   return out;
 }
 

@@ -2,6 +2,8 @@
 #ifndef HARROW_TEXT_PATTERN_H_
 #define HARROW_TEXT_PATTERN_H_
 
+#include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,6 +14,14 @@
 
 namespace harrow {
 
+// What the steps of a tokenizer.json may make of `bytes` of text: each step can double it, so that
+// a short file would ask for any amount of memory. Sound ones grow a text by less than 20 times
+// (NFKD of U+FDFA), and short texts by a prefix.
+constexpr size_t OutputLimit(size_t bytes) {
+  return bytes > (SIZE_MAX >> 7) ? SIZE_MAX : 64 * bytes + 4096;
+}
+Status OutputLimitError(size_t max_bytes);
+
 // {"String": "..."} or {"Regex": "..."}. Immutable.
 class Pattern {
  public:
@@ -19,7 +29,9 @@ class Pattern {
   static Result<Pattern> Parse(const Json& component);
   Result<std::vector<ByteRange>> FindAll(std::string_view text) const;
   // `text` with every match replaced. Needs well-formed UTF-8 when the pattern is a Regex.
-  Result<std::string> ReplaceAll(std::string_view text, std::string_view by) const;
+  // ResourceLimit when the result would have more than `max_bytes`.
+  Result<std::string> ReplaceAll(std::string_view text, std::string_view by,
+                                 size_t max_bytes) const;
 
  private:
   std::string literal_;  // when regex_ is empty

@@ -58,7 +58,7 @@ class ByteLevel : public PreTokenizer {
  public:
   ByteLevel(bool add_prefix_space, std::optional<Regex> regex)
       : add_prefix_space_(add_prefix_space), regex_(std::move(regex)) {}
-  Status Apply(std::vector<Word>* words) const override {
+  Status Apply(size_t, std::vector<Word>* words) const override {
     if (add_prefix_space_) {
       for (Word& word : *words) {
         if (word.text[0] != ' ') word.text.insert(0, 1, ' ');
@@ -84,7 +84,7 @@ class Split : public PreTokenizer {
  public:
   Split(Pattern pattern, SplitBehavior behavior, bool invert)
       : pattern_(std::move(pattern)), behavior_(behavior), invert_(invert) {}
-  Status Apply(std::vector<Word>* words) const override {
+  Status Apply(size_t, std::vector<Word>* words) const override {
     return SplitWords(words, behavior_, invert_,
                       [this](const std::string& t) { return pattern_.FindAll(t); })
         .At("pre_tokenizer Split");
@@ -100,7 +100,7 @@ class Split : public PreTokenizer {
 class CharSplit : public PreTokenizer {
  public:
   CharSplit(bool (*is)(char32_t), SplitBehavior behavior) : is_(is), behavior_(behavior) {}
-  Status Apply(std::vector<Word>* words) const override {
+  Status Apply(size_t, std::vector<Word>* words) const override {
     return SplitWords(words, behavior_, false, [this](const std::string& t) {
       return Result<std::vector<ByteRange>>(FindChars(t, is_));
     });
@@ -114,7 +114,7 @@ class CharSplit : public PreTokenizer {
 // The matches of \w+|[^\w\s]+ are the words, white space goes.
 class Whitespace : public PreTokenizer {
  public:
-  Status Apply(std::vector<Word>* words) const override {
+  Status Apply(size_t, std::vector<Word>* words) const override {
     return SplitWords(words, SplitBehavior::kRemoved, true, [](const std::string& text) {
       enum Kind { kSpace, kWord, kOther };
       std::vector<ByteRange> matches;
@@ -140,7 +140,7 @@ class Whitespace : public PreTokenizer {
 class Metaspace : public PreTokenizer {
  public:
   explicit Metaspace(MetaspaceOptions options) : options_(std::move(options)) {}
-  Status Apply(std::vector<Word>* words) const override {
+  Status Apply(size_t, std::vector<Word>* words) const override {
     const std::string& mark = options_.replacement;
     for (Word& word : *words) {
       std::string text;
@@ -176,9 +176,12 @@ class Metaspace : public PreTokenizer {
 class Sequence : public PreTokenizer {
  public:
   explicit Sequence(std::vector<PreTokenizerPtr> steps) : steps_(std::move(steps)) {}
-  Status Apply(std::vector<Word>* words) const override {
+  Status Apply(size_t max_bytes, std::vector<Word>* words) const override {
     for (const PreTokenizerPtr& step : steps_) {
-      if (const Status status = step->Apply(words); !status.ok()) return status;
+      if (const Status status = step->Apply(max_bytes, words); !status.ok()) return status;
+      if (TotalBytes(*words) > max_bytes) {
+        return OutputLimitError(max_bytes).At("pre_tokenizer Sequence");
+      }
     }
     return OkStatus();
   }
@@ -265,6 +268,13 @@ Result<PreTokenizerPtr> ParseType(const std::string& type, const Json& spec) {
 }
 
 }  // namespace
+
+size_t TotalBytes(const std::vector<Word>& words) {
+  size_t bytes = 0;
+  for (const Word& word : words)
+    bytes += word.text.size();
+  return bytes;
+}
 
 Result<PreTokenizerPtr> ParsePreTokenizer(const Json& spec) {
   if (spec.is_null()) return PreTokenizerPtr();

@@ -16,12 +16,15 @@ struct Word {
   bool at_start_of_input;  // begins at byte 0 of what the user gave
 };
 
+size_t TotalBytes(const std::vector<Word>& words);
+
 // Immutable; safe to share between threads.
 class PreTokenizer {
  public:
   virtual ~PreTokenizer() = default;
-  // Cuts and rewrites each of `words`.
-  virtual Status Apply(std::vector<Word>* words) const = 0;
+  // Cuts and rewrites each of `words`. ResourceLimit when steps of a Sequence make them longer than
+  // `max_bytes` together.
+  virtual Status Apply(size_t max_bytes, std::vector<Word>* words) const = 0;
   // Whether it turns bytes into GPT-2's stand-in characters.
   virtual bool is_byte_level() const { return false; }
 };

@@ -9,13 +9,14 @@
 namespace harrow {
 namespace {
 
-// The largest published tokenizer.json has about 33 MB, and parsing takes some ten times the size.
-constexpr uint64_t kMaxFileBytes = 64 << 20;
+// The largest published tokenizer.json has about 33 MB (Gemma 3), its config about 1 MB.
+constexpr uint64_t kMaxFileBytes = 40 << 20;
+constexpr uint64_t kMaxConfigBytes = 8 << 20;
 
 Result<std::string> ReadIfThere(const std::string& path) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return std::string();
-  return ReadFile(path, kMaxFileBytes);
+  return ReadFile(path, kMaxConfigBytes);
 }
 
 }  // namespace

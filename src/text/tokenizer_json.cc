@@ -1,11 +1,13 @@
 // tokenizer.json (Hugging Face tokenizers) with a BPE model.
 #include <algorithm>
 #include <optional>
+#include <unordered_set>
 
 #include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/decoder.h"
 #include "text/normalizer.h"
+#include "text/pattern.h"
 #include "text/pre_tokenizer.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_config.h"
@@ -13,6 +15,10 @@
 
 namespace harrow {
 namespace {
+
+// Ids before a text, and behind it. Real templates have one or two; a file could name a long list
+// of ids many times.
+constexpr size_t kMaxTemplateIds = 1024;
 
 // What a post_processor puts around the ids of a text.
 struct Template {
@@ -50,7 +56,8 @@ class JsonTokenizer : public Tokenizer {
   int32_t TokenId(std::string_view content) const;
   Result<int32_t> ConfiguredToken(const char* key, const std::string& content) const;
   int32_t FirstSpecialOf(std::initializer_list<std::string_view> names) const;
-  Status EncodePart(std::string_view part, bool at_start, Bpe::Cache* cache,
+  // `*budget`: bytes that the words of this and the following parts may have.
+  Status EncodePart(std::string_view part, bool at_start, size_t* budget, Bpe::Cache* cache,
                     std::vector<int32_t>* ids) const;
 
   Bpe bpe_;
@@ -81,19 +88,20 @@ Status JsonTokenizer::ParseAddedTokens(const Json& root, const TokenizerConfig& 
   const Result<const Json*> list = ChildArray(root, "added_tokens");
   if (!list.ok()) return list.status();
   std::vector<AddedToken> added;
+  std::unordered_set<std::string> contents;
   if (*list != nullptr) {
     for (const Json& item : **list) {
       const Result<int64_t> id = Field<int64_t>(item, "id");
       if (!id.ok()) return id.status().At(fmt::format("added_tokens[{}]", added.size()));
       Result<AddedToken> token = ParseAddedToken(item, *id);
       if (!token.ok()) return token.status().At(fmt::format("added_tokens[{}]", added.size()));
+      contents.insert(token->content);
       added.push_back(*std::move(token));
     }
   }
   // Tokens that only tokenizer_config.json has; transformers adds them when it loads.
   for (const AddedToken& token : config.added_tokens) {
-    const auto same = [&token](const AddedToken& other) { return other.content == token.content; };
-    if (std::none_of(added.begin(), added.end(), same)) added.push_back(token);
+    if (contents.insert(token.content).second) added.push_back(token);
   }
   // The reference ignores the file's id: a token of the vocabulary keeps its id there, any other
   // one gets the next free id. A file that says otherwise means something else than it would do.
@@ -120,7 +128,10 @@ Status JsonTokenizer::ParseAddedTokens(const Json& root, const TokenizerConfig& 
     special_[static_cast<size_t>(token.id)] = token.special;
     std::string pattern = token.content;
     if (token.normalized && normalizer_ != nullptr) {
-      if (const Status status = normalizer_->Apply(&pattern); !status.ok()) return status;
+      if (const Status status = normalizer_->Apply(OutputLimit(pattern.size()), &pattern);
+          !status.ok()) {
+        return status.At(fmt::format("added token {}", token.id));
+      }
     }
     AddedTokenMatcher& matcher = token.normalized ? normalized_matcher_ : raw_matcher_;
     if (const Status status = matcher.Add(token, pattern); !status.ok()) return status;
@@ -161,10 +172,15 @@ Status JsonTokenizer::ParseTemplate(const Json& spec) {
     for (const Json& item : **ids) {
       const int64_t id = item.is_number_integer() ? item.get<int64_t>() : -1;
       if (id < 0 || id >= vocab_size()) {
-        return Corruption("special token '{}': {} is not an id below {}", *name, item.dump(),
-                          vocab_size());
+        return Corruption("special token '{}': {} is not an id below {}", *name,
+                          item.is_number() ? item.dump() : item.type_name(), vocab_size());
       }
-      (text_seen ? around.suffix : around.prefix).push_back(static_cast<int32_t>(id));
+      std::vector<int32_t>& side = text_seen ? around.suffix : around.prefix;
+      if (side.size() + (text_seen ? template_.suffix : template_.prefix).size() >=
+          kMaxTemplateIds) {
+        return Corruption("more than {} ids on one side of the text", kMaxTemplateIds);
+      }
+      side.push_back(static_cast<int32_t>(id));
     }
   }
   if (!text_seen) return Corruption("'single' lacks the sequence A");
@@ -247,13 +263,19 @@ Status JsonTokenizer::ApplyConfig(const TokenizerConfig& config) {
 
 Status JsonTokenizer::ComputeTokenBytes() {
   bytes_.resize(tokens_.size());
+  size_t content_bytes = 0;
+  for (const std::string& token : tokens_)
+    content_bytes += token.size();
+  size_t budget = OutputLimit(content_bytes);
   for (size_t id = 0; id < tokens_.size(); ++id) {
     if (special_[id]) continue;
     std::vector<std::string> token = {tokens_[id]};
-    const Status status = decoder_->Apply(Decoder::Scope::kMiddleToken, &token);
+    const size_t max_bytes = std::min(budget, OutputLimit(tokens_[id].size()));
+    const Status status = decoder_->Apply(Decoder::Scope::kMiddleToken, max_bytes, &token);
     if (!status.ok()) return status.At(fmt::format("token {}", id));
     for (const std::string& part : token)
       bytes_[id] += part;
+    budget -= std::min(budget, bytes_[id].size());
   }
   return OkStatus();
 }
@@ -308,11 +330,13 @@ Result<std::shared_ptr<const Tokenizer>> JsonTokenizer::Parse(const Json& root,
   return std::shared_ptr<const Tokenizer>(tokenizer);
 }
 
-Status JsonTokenizer::EncodePart(std::string_view part, bool at_start, Bpe::Cache* cache,
-                                 std::vector<int32_t>* ids) const {
+Status JsonTokenizer::EncodePart(std::string_view part, bool at_start, size_t* budget,
+                                 Bpe::Cache* cache, std::vector<int32_t>* ids) const {
   std::string normalized(part);
   if (normalizer_ != nullptr) {
-    if (const Status status = normalizer_->Apply(&normalized); !status.ok()) return status;
+    if (const Status status = normalizer_->Apply(*budget, &normalized); !status.ok()) {
+      return status;
+    }
   }
   for (const AddedTokenMatcher::Part& piece : normalized_matcher_.Split(normalized)) {
     if (piece.id >= 0) {
@@ -323,8 +347,11 @@ Status JsonTokenizer::EncodePart(std::string_view part, bool at_start, Bpe::Cach
     words.push_back({normalized.substr(piece.range.begin, piece.range.end - piece.range.begin),
                      at_start && piece.range.begin == 0});
     if (pre_tokenizer_ != nullptr) {
-      if (const Status status = pre_tokenizer_->Apply(&words); !status.ok()) return status;
+      if (const Status status = pre_tokenizer_->Apply(*budget, &words); !status.ok()) {
+        return status;
+      }
     }
+    *budget -= std::min(*budget, TotalBytes(words));
     for (const Word& word : words) {
       if (const Status status = bpe_.Encode(word.text, cache, ids); !status.ok()) return status;
     }
@@ -340,6 +367,7 @@ Result<std::vector<int32_t>> JsonTokenizer::Encode(std::string_view text,
   std::vector<int32_t> ids;
   if (special == SpecialTokens::kModelDefault) ids = template_.prefix;
   Bpe::Cache cache;
+  size_t budget = OutputLimit(text.size());
   for (const AddedTokenMatcher::Part& part : raw_matcher_.Split(text)) {
     if (part.id >= 0) {
       ids.push_back(part.id);
@@ -347,7 +375,7 @@ Result<std::vector<int32_t>> JsonTokenizer::Encode(std::string_view text,
     }
     const Status status =
         EncodePart(text.substr(part.range.begin, part.range.end - part.range.begin),
-                   part.range.begin == 0, &cache, &ids);
+                   part.range.begin == 0, &budget, &cache, &ids);
     if (!status.ok()) return status;
   }
   if (special == SpecialTokens::kModelDefault) {
@@ -359,14 +387,18 @@ Result<std::vector<int32_t>> JsonTokenizer::Encode(std::string_view text,
 Result<std::string> JsonTokenizer::Decode(const std::vector<int32_t>& ids) const {
   std::vector<std::string> tokens;
   tokens.reserve(ids.size());
+  size_t bytes = 0;
   for (const int32_t id : ids) {
     if (id < 0 || id >= vocab_size() || tokens_[static_cast<size_t>(id)].empty()) {
       return InvalidArgument("id {} is not a token (the vocabulary ends at {})", id,
                              vocab_size() - 1);
     }
-    if (!special_[static_cast<size_t>(id)]) tokens.push_back(tokens_[static_cast<size_t>(id)]);
+    if (special_[static_cast<size_t>(id)]) continue;
+    tokens.push_back(tokens_[static_cast<size_t>(id)]);
+    bytes += tokens.back().size();
   }
-  if (const Status status = decoder_->Apply(Decoder::Scope::kText, &tokens); !status.ok()) {
+  if (const Status status = decoder_->Apply(Decoder::Scope::kText, OutputLimit(bytes), &tokens);
+      !status.ok()) {
     return status;
   }
   std::string text;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <fstream>
@@ -10,6 +11,8 @@
 
 #include "base/mapped_file.h"
 #include "test_data.h"
+#include "text/byte_level.h"
+#include "text/decoder.h"
 #include "text/json_fields.h"
 #include "text/regex.h"
 #include "text/unicode.h"
@@ -260,6 +263,152 @@ TEST(TokenizerJson, CatastrophicRegexEndsWithAnError) {
       MustParse(spec)->Encode(std::string(5000, 'a') + "cb", SpecialTokens::kNone);
   EXPECT_EQ(ids.status().code(), StatusCode::kResourceLimit);
   EXPECT_NE(ids.status().message().find("pre_tokenizer Split"), std::string::npos);
+}
+
+// {"type": "Sequence", <list>: `count` times `step`}.
+Json Repeat(const char* list, size_t count, const char* step) {
+  return Json{{"type", "Sequence"}, {list, std::vector<Json>(count, Json::parse(step))}};
+}
+
+constexpr const char* kDoubleA =
+    R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"})";
+
+TEST(TokenizerJson, TemplateIdsAreBounded) {
+  const auto spec = [](size_t pieces, size_t ids) {
+    Json json = Tiny("llama3");
+    json["post_processor"] = Json::parse(R"({"type": "TemplateProcessing"})");
+    std::vector<Json> single(pieces, Json::parse(R"({"SpecialToken": {"id": "x"}})"));
+    single.push_back(Json::parse(R"({"Sequence": {"id": "A"}})"));
+    json["post_processor"]["single"] = single;
+    json["post_processor"]["special_tokens"]["x"]["ids"] = Ids(ids, 400);
+    return json;
+  };
+  EXPECT_EQ(MustParse(spec(32, 32))->Encode("", SpecialTokens::kModelDefault)->size(), 1024u);
+  ExpectJsonError(spec(5, 205).dump(), kCorrupt, "more than 1024 ids");
+  // Templates add up.
+  Json twice = spec(1, 513);
+  twice["post_processor"] = Json{
+      {"type", "Sequence"}, {"processors", {twice["post_processor"], twice["post_processor"]}}};
+  ExpectJsonError(twice.dump(), kCorrupt, "more than 1024 ids");
+}
+
+TEST(TokenizerJson, GrowthByNormalizersIsBounded) {
+  Json spec = Tiny("gpt2");
+  spec["normalizer"] = Repeat("normalizers", 20, kDoubleA);
+  const TokenizerPtr tokenizer = MustParse(spec);
+  const Status status = tokenizer->Encode("a", SpecialTokens::kNone).status();
+  EXPECT_EQ(status.code(), StatusCode::kResourceLimit) << status.ToString();
+  EXPECT_NE(status.message().find("normalizer Replace"), std::string::npos) << status.ToString();
+  EXPECT_TRUE(tokenizer->Encode("b", SpecialTokens::kNone).ok());
+  // At the limit.
+  spec["normalizer"] = Repeat("normalizers", 12, kDoubleA);
+  EXPECT_TRUE(MustParse(spec)->Encode("a", SpecialTokens::kNone).ok());
+  // The parts between added tokens have one budget for all.
+  std::string parts;
+  for (int i = 0; i < 100; ++i)
+    parts += "a<|endoftext|>";
+  EXPECT_EQ(MustParse(spec)->Encode(parts, SpecialTokens::kNone).status().code(),
+            StatusCode::kResourceLimit);
+
+  const std::string prefix(1000, 'b');
+  spec["normalizer"] =
+      Repeat("normalizers", 5, (R"({"type": "Prepend", "prepend": ")" + prefix + "\"}").c_str());
+  EXPECT_EQ(MustParse(spec)->Encode("a", SpecialTokens::kNone).status().code(),
+            StatusCode::kResourceLimit);
+}
+
+TEST(TokenizerJson, GrowthOfAddedTokensIsBounded) {
+  Json spec = Tiny("gpt2");
+  spec["normalizer"] = Repeat("normalizers", 20, kDoubleA);
+  spec["added_tokens"].push_back(
+      {{"id", spec["model"]["vocab"].size()}, {"content", "<a>"}, {"normalized", true}});
+  ExpectJsonError(spec.dump(), StatusCode::kResourceLimit, "normalizer Replace");
+}
+
+TEST(TokenizerJson, GrowthByPreTokenizersIsBounded) {
+  Json spec = Tiny("gpt2");
+  spec["pre_tokenizer"] =
+      Repeat("pretokenizers", 20,
+             R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false})");
+  const Status status = MustParse(spec)->Encode("\xC3\xB6", SpecialTokens::kNone).status();
+  EXPECT_EQ(status.code(), StatusCode::kResourceLimit) << status.ToString();
+}
+
+TEST(TokenizerJson, GrowthByDecodersIsBounded) {
+  // Every token's bytes are computed at load.
+  Json spec = Tiny("gpt2");
+  spec["decoder"] = Repeat("decoders", 20, kDoubleA);
+  ExpectJsonError(spec.dump(), StatusCode::kResourceLimit, "decoder Replace");
+  // Together the tokens of a text have one budget too.
+  const Result<std::unique_ptr<const Decoder>> decoder =
+      ParseDecoder(Repeat("decoders", 4, kDoubleA));
+  ASSERT_TRUE(decoder.ok()) << decoder.status().ToString();
+  std::vector<std::string> tokens(4, "a");
+  ASSERT_TRUE((*decoder)->Apply(Decoder::Scope::kText, 64, &tokens).ok());
+  EXPECT_EQ(tokens, std::vector<std::string>(4, std::string(16, 'a')));
+  tokens.assign(4, "a");
+  EXPECT_EQ((*decoder)->Apply(Decoder::Scope::kText, 63, &tokens).code(),
+            StatusCode::kResourceLimit);
+}
+
+TEST(TokenizerJson, ManyTokensOfTheConfigOnly) {
+  // Comparing each with all before it would take 5e9 comparisons of strings.
+  Json config;
+  const int32_t first = MustParse(Tiny("gpt2"))->vocab_size();
+  constexpr int32_t kCount = 100000;
+  for (int32_t i = 0; i < kCount; ++i) {
+    config["added_tokens_decoder"][std::to_string(first + i)]["content"] =
+        "<extra_" + std::to_string(i) + ">";
+  }
+  const auto start = std::chrono::steady_clock::now();
+  const TokenizerPtr tokenizer = MustParse(Tiny("gpt2"), config.dump());
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(4));
+  EXPECT_EQ(tokenizer->vocab_size(), first + kCount);
+  EXPECT_EQ(*tokenizer->Encode("<extra_77777>", SpecialTokens::kNone), (Ids{first + 77777}));
+}
+
+TEST(TokenizerJson, AddedTokensNeedABoundedTrie) {
+  Json config;
+  const int32_t first = MustParse(Tiny("gpt2"))->vocab_size();
+  for (int32_t i = 0; i < 5000; ++i) {
+    config["added_tokens_decoder"][std::to_string(first + i)]["content"] =
+        std::to_string(i) + std::string(1000, 'x');
+  }
+  ExpectJsonError(TinyText("gpt2"), StatusCode::kResourceLimit, "trie", config.dump());
+}
+
+TEST(TokenizerJson, CostOfJsonIsBounded) {
+  std::string many = "[";
+  for (int i = 0; i < 2'100'000; ++i)
+    many += "[],";
+  ExpectJsonError(many + "0]", StatusCode::kResourceLimit, "at most 4000000");
+  // The message does not repeat the file.
+  const Status status = ParseTokenizerJson("\"" + std::string(1 << 20, 'x'), "", "test").status();
+  EXPECT_EQ(status.code(), kCorrupt);
+  EXPECT_LT(status.message().size(), 400u);
+}
+
+TEST(ByteLevel, IllFormedTextIsNoStandIn) {
+  // On the heap and filled, so that a read behind the end meets the sanitizer.
+  for (const char* bad : {"\xC3", "abc\xC4", "\xE2\x82", "\xF0\x9F\x99", "\xC0\xA1",
+                          "\xC4"
+                          "a"}) {
+    const std::vector<char> text(bad, bad + std::strlen(bad));
+    std::string bytes;
+    EXPECT_FALSE(ByteLevelToBytes({text.data(), text.size()}, &bytes)) << bad;
+  }
+  std::string bytes;
+  EXPECT_TRUE(
+      ByteLevelToBytes("\xC4\xA0"
+                       "a",
+                       &bytes));
+  EXPECT_EQ(bytes, " a");
+  // The first step leaves the start of a character, the next takes it literally.
+  const auto decoder = ParseDecoder(Repeat("decoders", 2, R"({"type": "ByteLevel"})"));
+  ASSERT_TRUE(decoder.ok());
+  std::vector<std::string> tokens = {BytesToByteLevel("\xC3")};
+  ASSERT_TRUE((*decoder)->Apply(Decoder::Scope::kText, 100, &tokens).ok());
+  EXPECT_EQ(tokens, std::vector<std::string>{"\xC3"});
 }
 
 TEST(TokenizerJson, LongTextsOfOneKind) {

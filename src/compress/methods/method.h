@@ -52,7 +52,8 @@ class Method {
  public:
   virtual ~Method() = default;
   virtual StatisticsNeed needs() const = 0;
-  // Quantizers come last on a weight and by default include the embedding and the head.
+  // Quantizers only set LayerWork::quant_group, and may be given a layer without w and pruned. They
+  // come last on a weight; without `targets` they include the embedding and the head.
   virtual bool quantizes() const = 0;
   virtual bool includes_embedding() const { return false; }
   // Whether a weight of this width can be compressed as asked; called before any work starts.

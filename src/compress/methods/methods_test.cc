@@ -252,6 +252,8 @@ TEST(MethodsTest, SingularHessianFailsUnlessEscalationIsAllowed) {
   ASSERT_TRUE(raised.ok()) << raised.ToString();
   ASSERT_EQ(layer.warnings.size(), 1u);
   EXPECT_GT(*layer.damping, 5e-17);
+  // The factor that is kept is no answer to who did not allow it.
+  EXPECT_EQ(statistics.Factor(1e-17, /*escalate=*/false).status().code(), StatusCode::kNumerical);
 }
 
 TEST(MethodsTest, PatternMustDivideTheWidth) {

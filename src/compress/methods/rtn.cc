@@ -12,7 +12,7 @@ class Rtn final : public Method {
   explicit Rtn(OptionReader* options)
       : bits_(options->Integer("bits", 8, 1, 16)),
         group_(options->Integer("group", 128, 32, 1 << 16)),
-        embed_(options->Boolean("embed", true)) {
+        embed_(options->Boolean("embed", !options->Has("targets"))) {
     if (bits_ != 8) options->Fail("bits", fmt::format("expected 8, found {}", bits_));
     if (group_ % 32 != 0) {
       options->Fail("group", fmt::format("expected a multiple of 32, found {}", group_));
