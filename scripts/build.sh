@@ -8,4 +8,4 @@ jobs=${HARROW_JOBS:-$(nproc)}
 log=build/$preset-configure.log
 mkdir -p build
 cmake --preset "$preset" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
-ninja -C "build/$preset" -j "$jobs" "$@" | { grep -v '^\[' || true; }
+ninja -C "build/$preset" -j "$jobs" "$@" | { grep -v -e '^\[' -e '^ninja: ' || true; }
