@@ -89,7 +89,7 @@ Status CheckTarget(const fs::path& directory, bool overwrite) {
   if (fs::is_empty(directory, error)) return OkStatus();
   if (error) return FsError("read " + directory.string(), error);
   if (!overwrite) {
-    return InvalidArgument("{}: exists and is not empty; allow overwriting to replace it",
+    return InvalidArgument("{}: exists and is not empty; --overwrite replaces it",
                            directory.string());
   }
   if (!fs::exists(directory / kConfigFile, error)) {
