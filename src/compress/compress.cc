@@ -357,7 +357,7 @@ Status Compressor::CompressBlock(int32_t b) {
   for (const std::vector<const LinearLayer*>& group : groups) {
     StatisticsNeed need = StatisticsNeed::kNone;
     for (const LinearLayer* linear : group)
-      need = std::max(need, plan_.NeedOf(linear->name));
+      need = need | plan_.NeedOf(linear->name);
     if (need != StatisticsNeed::kNone) observer.Watch(group, need);
   }
   if (!observer.empty()) {

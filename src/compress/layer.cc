@@ -67,7 +67,7 @@ Result<LayerWork> Unpack(const LinearLayer& layer, bool rewritten, int64_t* nonz
     }
   }));
   if (layer.weight.spec.format == FormatId::kNm) {
-    work.pattern = NmPattern{layer.weight.spec.keep_n, layer.weight.spec.of_m};
+    work.pattern.nm = NmPattern{layer.weight.spec.keep_n, layer.weight.spec.of_m};
   }
   return work;
 }
@@ -112,12 +112,16 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   // Quantizers only say how to store; the Hessian's error needs all values.
   const bool rewritten =
       has_hessian || !std::all_of(plan.steps.begin(), plan.steps.end(),
-                                  [](const RecipeStep* s) { return s->method->quantizes(); });
+                                  [](const RecipeStep* s) { return !s->method->rewrites(); });
   int64_t kept = 0;
   HARROW_ASSIGN_OR_RETURN(LayerWork work, Unpack(layer, rewritten, &kept));
   work.statistics = statistics;
   work.pool = pool;
   work.control = control;
+  if (std::any_of(plan.steps.begin(), plan.steps.end(),
+                  [](const RecipeStep* s) { return s->method->needs_original(); })) {
+    work.original = work.w;
+  }
   for (const RecipeStep* step : plan.steps) {
     if (Status status = step->method->Apply(&work); !status.ok()) {
       return status.At(layer.name + ": " + step->method_name);
@@ -139,10 +143,8 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   LayerReport& report = result.report;
   report = BasicReport(layer.name, result.weight, *nonzeros, plan);
   report.requested_sparsity = work.requested_sparsity;
-  if (work.pattern) {
-    report.pattern = PatternText(*work.pattern);
-  } else if (work.requested_sparsity) {
-    report.pattern = "unstructured";
+  if (work.requested_sparsity || work.pattern != Pattern()) {
+    report.pattern = PatternText(work.pattern);
   }
   report.dead_columns = work.dead_columns;
   report.damping = work.damping;

@@ -98,8 +98,8 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
             step.where, linear.name, step.method_name);
       }
       layer.steps.push_back(&step);
-      layer.need = std::max(layer.need, step.method->needs());
-      if (recipe.output_error && has_inputs) layer.need = StatisticsNeed::kHessian;
+      layer.need = layer.need | step.method->needs();
+      if (recipe.output_error && has_inputs) layer.need = layer.need | StatisticsNeed::kHessian;
     }
     if (!any) {
       return InvalidArgument("{}: no weight is left after `targets` and `ignore`", step.where);

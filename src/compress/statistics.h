@@ -12,11 +12,19 @@
 
 namespace harrow {
 
+// A set of flags.
 enum class StatisticsNeed : uint8_t {
-  kNone,
-  kInputNorms,  // sums of squares per input
-  kHessian,     // X^T X as well
+  kNone = 0,
+  kInputNorms = 1,  // sums of squares per input
+  kHessian = 2,     // X^T X
+  kInputSums = 4,   // sums per input
 };
+inline StatisticsNeed operator|(StatisticsNeed a, StatisticsNeed b) {
+  return static_cast<StatisticsNeed>(static_cast<int>(a) | static_cast<int>(b));
+}
+inline bool Has(StatisticsNeed set, StatisticsNeed flag) {
+  return (static_cast<int>(set) & static_cast<int>(flag)) != 0;
+}
 
 // U, upper triangular [cols, cols] row-major, with inverse(H + damping) = U^T U.
 struct HessianFactor {
@@ -41,9 +49,11 @@ class InputStatistics {
   int64_t cols() const { return cols_; }
   int64_t sequences() const { return sequences_; }
   int64_t tokens() const { return tokens_; }
-  bool has_hessian() const { return need_ == StatisticsNeed::kHessian; }
+  bool has_hessian() const { return Has(need_, StatisticsNeed::kHessian); }
   // sum over tokens of x_j^2, [cols].
   const std::vector<double>& sum_squares() const { return sum_squares_; }
+  // sum over tokens of x_j, [cols]; empty unless kInputSums was asked for.
+  const std::vector<double>& sums() const { return sums_; }
   // H = (2 / sequences) X^T X, [cols, cols], both triangles. After Finish().
   const std::vector<double>& hessian() const { return gram_; }
   // Columns with H_jj = 0.
@@ -65,6 +75,7 @@ class InputStatistics {
   int64_t sequences_ = 0;
   int64_t tokens_ = 0;
   std::vector<double> sum_squares_;
+  std::vector<double> sums_;
   std::vector<double> gram_;        // upper triangle until Finish()
   std::vector<float> partial_;      // float32 gram of one call, for wide inputs
   std::vector<double> converted_;   // a chunk of x in float64

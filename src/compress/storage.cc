@@ -17,11 +17,11 @@ WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source
   if (!i8) bitmask.values = ValueType::kBf16;
   // At equal size N:M comes first: its positions are fixed, its groups equally long.
   std::vector<WeightSpec> candidates;
-  if (layer.pattern) {
+  if (layer.pattern.nm) {
     WeightSpec nm = bitmask;
     nm.format = FormatId::kNm;
-    nm.keep_n = layer.pattern->keep;
-    nm.of_m = layer.pattern->of;
+    nm.keep_n = layer.pattern.nm->keep;
+    nm.of_m = layer.pattern.nm->of;
     candidates.push_back(nm);
   }
   candidates.push_back(bitmask);

@@ -11,17 +11,18 @@ namespace {
 
 class Magnitude final : public Method {
  public:
-  explicit Magnitude(OptionReader* options) : target_(SparsityTarget::Read(options)) {}
+  explicit Magnitude(OptionReader* options)
+      : target_(SparsityTarget::Read(options, ScoreGroup::kLayer)) {}
   StatisticsNeed needs() const override { return StatisticsNeed::kNone; }
   bool quantizes() const override { return false; }
-  Status Check(int64_t, int64_t cols) const override { return target_.Check(cols); }
+  Status Check(int64_t rows, int64_t cols) const override { return target_.Check(rows, cols); }
   Status Apply(LayerWork* layer) const override {
     const auto score = [layer](int64_t row, double* out) {
       const float* w = layer->w.data() + row * layer->cols;
       for (int64_t j = 0; j < layer->cols; ++j)
         out[j] = std::fabs(static_cast<double>(w[j]));
     };
-    return PruneByScore(target_, ScoreGroup::kLayer, score, layer);
+    return PruneByScore(target_, score, layer);
   }
 
  private:

@@ -26,6 +26,21 @@ struct NmPattern {
   bool operator==(const NmPattern&) const = default;
 };
 
+// Tiles of rows x cols weights that are kept or pruned whole. 16x1 is the vector pattern: 16
+// outputs that share one input.
+struct BlockShape {
+  int32_t rows = 0;
+  int32_t cols = 0;
+  bool operator==(const BlockShape&) const = default;
+};
+
+// Where zeros may stand: anywhere when neither is set; at most one is.
+struct Pattern {
+  std::optional<NmPattern> nm;
+  std::optional<BlockShape> block;
+  bool operator==(const Pattern&) const = default;
+};
+
 // One linear weight on its way through the steps of a recipe.
 struct LayerWork {
   std::string name;
@@ -33,12 +48,16 @@ struct LayerWork {
   int64_t cols = 0;                       // input features
   std::vector<float> w;                   // [rows, cols], finite
   std::vector<uint8_t> pruned;            // [rows, cols], 1: fixed at zero by an earlier step
+  std::vector<float> original;            // [rows, cols], w before the first step; empty unless
+                                          // a step of the layer needs_original()
   InputStatistics* statistics = nullptr;  // null when no step of the layer needs them
   ThreadPool* pool = nullptr;
   const RunControl* control = nullptr;  // may be null
+  // What an allocator gave this layer in place of the sparsity that the step asks for.
+  std::optional<double> allocated_sparsity;
 
   // What methods report.
-  std::optional<NmPattern> pattern;  // every aligned group keeps at most pattern->keep
+  Pattern pattern;  // that the zeros keep to
   std::optional<double> requested_sparsity;
   int64_t dead_columns = 0;
   std::optional<double> damping;  // that was used
@@ -52,9 +71,13 @@ class Method {
  public:
   virtual ~Method() = default;
   virtual StatisticsNeed needs() const = 0;
-  // Quantizers only set LayerWork::quant_group, and may be given a layer without w and pruned. They
-  // come last on a weight; without `targets` they include the embedding and the head.
+  // Decides how the weight is stored, so that no other step may follow on the same weight.
   virtual bool quantizes() const = 0;
+  // False: only says how to store, and may be given a layer without w and pruned.
+  virtual bool rewrites() const { return true; }
+  // Whether LayerWork::original must be filled.
+  virtual bool needs_original() const { return false; }
+  // Whether weights outside the blocks, embedding and head, are meant where no `targets` are given.
   virtual bool includes_embedding() const { return false; }
   // Whether a weight of this width can be compressed as asked; called before any work starts.
   virtual Status Check(int64_t rows, int64_t cols) const = 0;

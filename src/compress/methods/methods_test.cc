@@ -304,12 +304,42 @@ TEST(SelectionTest, CountsAreComputedAsInPython) {
 }
 
 TEST(SelectionTest, PatternsAreStrict) {
-  EXPECT_EQ(ParseNmPattern("2:4")->keep, 2);
-  EXPECT_EQ(ParseNmPattern("16:32")->of, 32);
-  for (const char* bad :
-       {"", ":", "2", "2:", ":4", "4:4", "0:4", "5:4", "2:4x", "2:1000", "-1:4", "2.0:4", "2 :4"}) {
-    EXPECT_FALSE(ParseNmPattern(bad).ok()) << bad;
+  EXPECT_EQ(ParsePattern("2:4")->nm->keep, 2);
+  EXPECT_EQ(ParsePattern("16:32")->nm->of, 32);
+  for (const char* bad : {"", ":", "2", "2:", ":4", "4:4", "0:4", "5:4", "2:4x", "2:1000", "-1:4",
+                          "2.0:4", "2 :4", "1x1", "0x4", "16x", "300x1"}) {
+    EXPECT_FALSE(ParsePattern(bad).ok()) << bad;
   }
+}
+
+TEST(SelectionTest, BlocksGoWholeBySumOfScores) {
+  SparsityTarget target;
+  target.sparsity = 0.5;
+  target.pattern = *ParsePattern("2x1");
+  // Sums of the 2x1 blocks: 5, 9, 4, 8 above and 1, 10, 7, 2 below; 8 blocks, 4 go: 5, 4, 1, 2.
+  const double scores[] = {1, 2, 3, 4, 4, 7, 1, 4, 0, 5, 3, 1, 1, 5, 4, 1};
+  uint8_t mask[16];
+  SelectScratch scratch;
+  SelectMask(target, 4, 4, scores, mask, &scratch);
+  EXPECT_EQ(std::vector<uint8_t>(mask, mask + 16),
+            (std::vector<uint8_t>{1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 1, 1, 0, 0, 1}));
+  EXPECT_TRUE(target.Check(4, 4).ok());
+  EXPECT_FALSE(target.Check(3, 4).ok());
+  EXPECT_EQ(target.StripeRows(4), 4);
+  target.group = ScoreGroup::kRow;
+  EXPECT_EQ(target.StripeRows(4), 2);
+}
+
+TEST(SelectionTest, AnAllocatedSparsityReplacesTheTarget) {
+  LayerWork layer;
+  layer.allocated_sparsity = 0.7;
+  SparsityTarget target;
+  target.sparsity = 0.5;
+  EXPECT_EQ(target.For(layer).Requested(), 0.7);
+  target.pattern = *ParsePattern("2:4");
+  EXPECT_EQ(target.For(layer).pattern.nm->keep, 1);  // 1.2 of 4, rounded
+  layer.allocated_sparsity = 0.99;
+  EXPECT_EQ(target.For(layer).pattern.nm->keep, 1);
 }
 
 TEST(StatisticsTest, WideInputsAgreeWithFloat64WithinTheirBound) {

@@ -8,14 +8,10 @@
 
 namespace harrow {
 
-// Which weights compete with each other for an unstructured sparsity.
-enum class ScoreGroup : uint8_t { kLayer, kRow };
-
 // `score(row, out)` writes the scores of one row, [cols], non-negative. It may be called from
 // several threads.
 using RowScore = std::function<void(int64_t row, double* out)>;
-Status PruneByScore(const SparsityTarget& target, ScoreGroup group, const RowScore& score,
-                    LayerWork* layer);
+Status PruneByScore(const SparsityTarget& target, const RowScore& score, LayerWork* layer);
 
 }  // namespace harrow
 

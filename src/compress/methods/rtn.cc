@@ -22,6 +22,7 @@ class Rtn final : public Method {
   }
   StatisticsNeed needs() const override { return StatisticsNeed::kNone; }
   bool quantizes() const override { return true; }
+  bool rewrites() const override { return false; }
   bool includes_embedding() const override { return embed_; }
   Status Check(int64_t, int64_t) const override { return OkStatus(); }
   Status Apply(LayerWork* layer) const override {

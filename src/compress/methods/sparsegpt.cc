@@ -20,14 +20,16 @@ namespace {
 class SparseGpt final : public Method {
  public:
   explicit SparseGpt(OptionReader* options)
-      : target_(SparsityTarget::Read(options)),
+      : target_(SparsityTarget::Read(options, std::nullopt)),
         damping_(options->Number("damping", 0.01, 0, 100)),
         escalate_(options->Boolean("allow_damping_escalation", false)),
         block_size_(options->Integer("block_size", 128, 1, 1 << 20)) {
-    if (target_.pattern && block_size_ % target_.pattern->of != 0) {
-      options->Fail("block_size",
-                    fmt::format("{} needs a block_size that {} divides; it is {}",
-                                PatternText(*target_.pattern), target_.pattern->of, block_size_));
+    const int32_t width = target_.pattern.nm      ? target_.pattern.nm->of
+                          : target_.pattern.block ? target_.pattern.block->cols
+                                                  : 1;
+    if (block_size_ % width != 0) {
+      options->Fail("block_size", fmt::format("{} needs a block_size that {} divides; it is {}",
+                                              PatternText(target_.pattern), width, block_size_));
     }
     if (escalate_ && damping_ <= 0) {
       options->Fail("damping", "allow_damping_escalation multiplies it, so it must not be 0");
@@ -35,12 +37,12 @@ class SparseGpt final : public Method {
   }
   StatisticsNeed needs() const override { return StatisticsNeed::kHessian; }
   bool quantizes() const override { return false; }
-  Status Check(int64_t, int64_t cols) const override { return target_.Check(cols); }
+  Status Check(int64_t rows, int64_t cols) const override { return target_.Check(rows, cols); }
   Status Apply(LayerWork* layer) const override;
 
  private:
-  void PruneBlock(const LayerWork& layer, const double* upper, int64_t begin, int64_t count,
-                  std::vector<double>* w, std::vector<double>* errors,
+  void PruneBlock(const LayerWork& layer, const SparsityTarget& target, const double* upper,
+                  int64_t begin, int64_t count, std::vector<double>* w, std::vector<double>* errors,
                   std::vector<uint8_t>* mask) const;
 
   SparsityTarget target_;
@@ -51,8 +53,9 @@ class SparseGpt final : public Method {
 
 // Chooses and applies the mask of columns [begin, begin + count) of w [rows, cols], updating these
 // columns. errors [rows, count] receives (w - q) / U_jj, mask [rows, count] what was pruned.
-void SparseGpt::PruneBlock(const LayerWork& layer, const double* upper, int64_t begin,
-                           int64_t count, std::vector<double>* w, std::vector<double>* errors,
+void SparseGpt::PruneBlock(const LayerWork& layer, const SparsityTarget& target,
+                           const double* upper, int64_t begin, int64_t count,
+                           std::vector<double>* w, std::vector<double>* errors,
                            std::vector<uint8_t>* mask) const {
   const int64_t rows = layer.rows;
   const int64_t cols = layer.cols;
@@ -61,16 +64,15 @@ void SparseGpt::PruneBlock(const LayerWork& layer, const double* upper, int64_t 
     const double ratio = (*w)[static_cast<size_t>(row * cols + j)] / upper[j * cols + j];
     return ratio * ratio;
   };
-  if (!target_.pattern) {
+  if (!target.pattern.nm) {
     std::vector<double> scores(static_cast<size_t>(rows * count));
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t j = 0; j < count; ++j) {
         scores[static_cast<size_t>(row * count + j)] = score(row, begin + j);
       }
     }
-    std::vector<double> scratch;
-    SelectSmallest(scores.data(), rows * count, PrunedCount(rows * count, target_.sparsity),
-                   mask->data(), &scratch);
+    SelectScratch scratch;
+    SelectMask(target, rows, count, scores.data(), mask->data(), &scratch);
   }
   // Rows do not see each other once a block's threshold is known.
   layer.pool->ParallelFor(rows, 8, [&](int64_t row_begin, int64_t row_end) {
@@ -81,13 +83,13 @@ void SparseGpt::PruneBlock(const LayerWork& layer, const double* upper, int64_t 
       double* error_row = errors->data() + row * count;
       uint8_t* mask_row = mask->data() + row * count;
       for (int64_t j = 0; j < count; ++j) {
-        if (target_.pattern && j % target_.pattern->of == 0) {
-          const int64_t of = target_.pattern->of;
+        if (target.pattern.nm && j % target.pattern.nm->of == 0) {
+          const int64_t of = target.pattern.nm->of;
           scores.resize(static_cast<size_t>(of));
           for (int64_t k = 0; k < of; ++k) {
             scores[static_cast<size_t>(k)] = score(row, begin + j + k);
           }
-          SelectSmallest(scores.data(), of, of - target_.pattern->keep, mask_row + j, &scratch);
+          SelectSmallest(scores.data(), of, of - target.pattern.nm->keep, mask_row + j, &scratch);
         }
         const double* u = upper + (begin + j) * cols + begin;
         const double error = mask_row[j] != 0 ? w_row[j] / u[j] : 0.0;
@@ -104,7 +106,8 @@ void SparseGpt::PruneBlock(const LayerWork& layer, const double* upper, int64_t 
 Status SparseGpt::Apply(LayerWork* layer) const {
   InputStatistics* statistics = layer->statistics;
   HARROW_CHECK(statistics != nullptr && statistics->cols() == layer->cols);
-  target_.Record(layer);
+  const SparsityTarget target = target_.For(*layer);
+  target.Record(layer);
   HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const HessianFactor> factor,
                           statistics->Factor(damping_, escalate_));
   layer->damping = factor->percent_damping;
@@ -132,7 +135,7 @@ Status SparseGpt::Apply(LayerWork* layer) const {
   for (int64_t begin = 0; begin < cols; begin += block) {
     if (layer->Cancelled()) return Error(StatusCode::kCancelled, "cancelled");
     const int64_t count = std::min(block, cols - begin);
-    PruneBlock(*layer, upper, begin, count, &w, &errors, &mask);
+    PruneBlock(*layer, target, upper, begin, count, &w, &errors, &mask);
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t j = 0; j < count; ++j) {
         if (mask[static_cast<size_t>(row * count + j)] != 0) {

@@ -12,10 +12,11 @@ namespace {
 
 class Wanda final : public Method {
  public:
-  explicit Wanda(OptionReader* options) : target_(SparsityTarget::Read(options)) {}
+  explicit Wanda(OptionReader* options)
+      : target_(SparsityTarget::Read(options, ScoreGroup::kRow)) {}
   StatisticsNeed needs() const override { return StatisticsNeed::kInputNorms; }
   bool quantizes() const override { return false; }
-  Status Check(int64_t, int64_t cols) const override { return target_.Check(cols); }
+  Status Check(int64_t rows, int64_t cols) const override { return target_.Check(rows, cols); }
   Status Apply(LayerWork* layer) const override {
     HARROW_CHECK(layer->statistics != nullptr && layer->statistics->cols() == layer->cols);
     layer->dead_columns = layer->statistics->DeadColumns();
@@ -29,7 +30,7 @@ class Wanda final : public Method {
         out[j] = std::fabs(static_cast<double>(w[j])) * norms[static_cast<size_t>(j)];
       }
     };
-    return PruneByScore(target_, ScoreGroup::kRow, score, layer);
+    return PruneByScore(target_, score, layer);
   }
 
  private:
