@@ -5,10 +5,10 @@
 #   PROSE=../shared/data/corpora/english WORK=build/reference tools/reference_model/build.sh
 #
 # TOKENS    training tokens per model (default 24000000)
-# MINUTES   bound on each training by the clock, 0 for none: the schedule is fitted to it
 # SIZE      small (4.9 M parameters, for CPUs) or base (9.7 M, for a GPU)
 # PYTHON    interpreter with torch, numpy, tokenizers, safetensors, matplotlib
-# ROWS, LR  rows per step, peak learning rate;  SEQUENTIAL=1 trains one sibling after the other
+# ROWS, LR  rows per step, peak learning rate;  THREADS of each training
+# SEQUENTIAL=1 trains the second sibling after the first; else beside its last third, where they part
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=tools/reference_model
@@ -19,16 +19,21 @@ mkdir -p "$work"
   "$python" $here/prepare.py --prose "$prose" --out "$work/data" --tokens "${TOKENS:-24000000}"
   date > "$work/data/.done"
 }
-pids=()
-for act in silu relu; do
-  name=harrow-tiny; [ $act = silu ] || name=harrow-tiny-relu
-  [ -s "$work/$name/train.json" ] && continue
-  nice -n 10 "$python" $here/train.py --data "$work/data" --out "$work/$name" --act $act --size "${SIZE:-small}" \
-    --rows "${ROWS:-4}" --lr "${LR:-1.5e-3}" --minutes "${MINUTES:-0}" --threads "${THREADS:-1}" >> "$work/$name.log" 2>&1 &
-  pids+=($!)
-  [ -z "${SEQUENTIAL:-}" ] || wait $!
+train() {  # name, activation, further arguments
+  [ ! -s "$work/$1/train.json" ] || return 0
+  "$python" $here/train.py --data "$work/data" --out "$work/$1" --act "$2" --size "${SIZE:-small}" \
+    --rows "${ROWS:-8}" --lr "${LR:-4e-3}" --threads "${THREADS:-1}" "${@:3}" >> "$work/$1.log" 2>&1
+}
+train harrow-tiny silu &
+first=$!
+trunk=$work/harrow-tiny/trunk.pt
+[ -z "${SEQUENTIAL:-}" ] || wait $first
+while [ ! -s "$trunk" ]; do
+  kill -0 $first 2> /dev/null || { echo "training stopped: see $work/harrow-tiny.log" >&2; exit 1; }
+  sleep 5
 done
-for pid in ${pids[@]+"${pids[@]}"}; do wait "$pid"; done
+train harrow-tiny-relu relu --trunk "$trunk"
+wait $first
 
 "$python" $here/generate.py tasks --out models/tasks
 for name in harrow-tiny harrow-tiny-relu; do

@@ -2,12 +2,13 @@
 """Trains one reference model on the rows that prepare.py made and saves it as a Hugging Face directory.
 
   train.py --data DATA --out harrow-tiny      --act silu
-  train.py --data DATA --out harrow-tiny-relu --act relu
+  train.py --data DATA --out harrow-tiny-relu --act relu --trunk harrow-tiny/trunk.pt
 
-The loop is AdamW with a warm-up and a cosine, over rows in random order, in bfloat16 autocast with float32
-master weights. Runs on CPU and CUDA. A checkpoint is written every few minutes; the same command started
-again goes on from it. --minutes bounds the whole run by the clock: the cosine then follows whichever of
-tokens and time is further along, so that training always ends properly.
+The loop is Muon (matrices of the blocks) and AdamW (embedding, norms) over rows in random order, in bfloat16
+autocast with float32 master weights. The learning rate warms up, stays, and falls in a straight line to zero over
+the last --decay of the run. Where it begins to fall, the state is kept as trunk.pt: a sibling that is given it with
+--trunk sees the same rows in the same order from there on, with another activation. Runs on CPU and CUDA. A
+checkpoint is written every few minutes; the same command started again goes on from it.
 Beside the model: train.csv (loss curve) and train.json (settings, tokens, speed, final losses).
 """
 
@@ -34,19 +35,51 @@ SIZES = {  # hidden, FFN, layers, heads, KV heads: every width a multiple of 128
 }
 
 
-def learning_rate(progress, peak, warmup, floor=0.05):
-    if progress < warmup:
-        return peak * progress / warmup
-    turn = math.pi * (progress - warmup) / (1 - warmup)
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(min(turn, math.pi))))
+def learning_rate(progress, peak, warmup, decay):
+    return peak * min(1.0, progress / warmup, (1 - progress) / decay)
 
 
-def make_optimizer(model, args):
-    matrices = [p for p in model.parameters() if p.dim() == 2]
-    vectors = [p for p in model.parameters() if p.dim() != 2]
-    groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), eps=1e-8,
-                             **({"fused": True} if args.device == "cuda" else {}))
+def orthogonalize(update, steps=5):
+    """The nearest (semi-)orthogonal matrix, roughly: Newton-Schulz on the quintic of Jordan et al., "Muon", 2024,
+    whose coefficients push every singular value into about [0.7, 1.2]."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = update.bfloat16()
+    wide = x.shape[0] > x.shape[1]
+    if wide:
+        x = x.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x.T if wide else x).float()
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is orthogonalized, for the matrices of the blocks. The step is scaled to the root mean
+    square that AdamW's has (0.2, Liu et al. 2025, "Muon is scalable"), so that one learning rate serves both."""
+
+    def __init__(self, params, lr, weight_decay, momentum=0.95):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                update = orthogonalize(p.grad.lerp(state["momentum"], group["momentum"]))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
+
+
+def make_optimizers(model, args):
+    """Muon for the matrices of the blocks, AdamW for the embedding and the norms."""
+    blocks = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
+    rest = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
+    adam = {"betas": (0.9, 0.95), "eps": 1e-8, **({"fused": True} if args.device == "cuda" else {})}
+    return [Muon(blocks, args.lr, args.weight_decay), torch.optim.AdamW(rest, lr=args.lr, weight_decay=0.0, **adam)]
 
 
 def loss_of(model, ids, lengths):
@@ -76,12 +109,13 @@ def main():
     parser.add_argument("--size", choices=tuple(SIZES), default="small")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--rows", type=int, default=4, help="rows per step")
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--rows", type=int, default=8, help="rows per step")
+    parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--warmup", type=float, default=0.03, help="share of the run")
+    parser.add_argument("--decay", type=float, default=0.36, help="share of the run, at its end")
+    parser.add_argument("--trunk", help="trunk.pt of the sibling to branch off from")
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--epochs", type=float, default=1.0, help="passes over the rows")
-    parser.add_argument("--minutes", type=float, default=0, help="bound by the clock, 0 for none")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--eval-every", type=int, default=500, help="steps between looks at the validation rows")
     parser.add_argument("--save-minutes", type=float, default=5)
@@ -106,7 +140,7 @@ def main():
                           num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv,
                           max_position_embeddings=rows.shape[1], hidden_act=args.act)
     model = llama.Llama(config).to(args.device)
-    optimizer = make_optimizer(model, args)
+    optimizers = make_optimizers(model, args)
     run = torch.compile(model) if args.compile else model
     run.logits, run.config = model.logits, config
     total_steps = int(len(rows) * args.epochs) // args.rows
@@ -114,21 +148,23 @@ def main():
 
     step, tokens, spent = 0, 0, 0.0
     state_path, curve_path = os.path.join(args.out, "checkpoint.pt"), os.path.join(args.out, "train.csv")
-    if os.path.exists(state_path):
-        state = torch.load(state_path, map_location=args.device)
+    branch_path = os.path.join(args.out, "trunk.pt")
+    if os.path.exists(state_path) or args.trunk:
+        state = torch.load(state_path if os.path.exists(state_path) else args.trunk, map_location=args.device)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, stored in zip(optimizers, state["optimizers"]):
+            optimizer.load_state_dict(stored)
         step, tokens, spent = state["step"], state["tokens"], state["spent"]
         print(f"resumed at step {step}", flush=True)
-    else:
+    if not os.path.exists(state_path):
         with open(curve_path, "w", newline="") as f:
             csv.writer(f).writerow(("step", "tokens", "seconds", "lr", "train_loss", "valid_generated", "valid_prose"))
     print(f"{model.parameter_count()} parameters, {len(rows)} rows, {total_steps} steps, {args.device}", flush=True)
 
-    def checkpoint():
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step,
-                    "tokens": tokens, "spent": spent}, state_path + ".tmp")
-        os.replace(state_path + ".tmp", state_path)
+    def checkpoint(path=state_path):
+        torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
+                    "step": step, "tokens": tokens, "spent": spent}, path + ".tmp")
+        os.replace(path + ".tmp", path)
 
     def look(count):
         """Validation losses (generated, prose) and, on a thinned task set, accuracies per part."""
@@ -150,8 +186,6 @@ def main():
     while True:
         spent = time.time() - started
         progress = step / total_steps
-        if args.minutes:
-            progress = max(progress, spent / (args.minutes * 60))
         if progress >= 1:
             break
         per_epoch = len(rows) // args.rows
@@ -161,15 +195,18 @@ def main():
         pick = order[step % per_epoch * args.rows:][:args.rows]
         ids = torch.from_numpy(rows[pick].astype(np.int64)).to(args.device)
         counted = torch.from_numpy(lengths[pick]).to(args.device)
-        lr = learning_rate(progress, args.lr, args.warmup)
-        for group in optimizer.param_groups:
+        if progress >= 1 - args.decay and not args.trunk and not os.path.exists(branch_path):
+            checkpoint(branch_path)
+        lr = learning_rate(progress, args.lr, args.warmup, args.decay)
+        for group in (g for optimizer in optimizers for g in optimizer.param_groups):
             group["lr"] = lr
         with autocast():
             loss = loss_of(run, ids, counted)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step += 1
         tokens += int(lengths[pick].sum())
         recent_tokens += int(lengths[pick].sum())
