@@ -81,12 +81,15 @@ struct PerplexityReport {
 struct TaskOptions {
   std::vector<std::string> tasks;
   std::string bos = "model";
+  std::string log_samples;
   int64_t limit = 0;
 
   template <class V>
   void Visit(V&& v) {
     v("tasks", tasks, "JSONL files of multiple-choice questions (a.jsonl,b.jsonl)");
     v("bos", bos, "begin-of-text before a question: model (what its tokenizer adds) or none");
+    v("log-samples", log_samples,
+      "file to write: one JSON object a question, with the log-likelihood of each choice in nats");
   }
 };
 

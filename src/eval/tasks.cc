@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/atomic_file.h"
 #include "eval/statistics.h"
 #include "kernels/elementwise.h"
 #include "runtime/session.h"
@@ -42,7 +43,10 @@ Result<TaskItem> ParseItem(const nlohmann::json& object, std::string where,
   if (!object.is_object()) return Corruption("{}: must be a JSON object", where);
   TaskItem item;
   HARROW_ASSIGN_OR_RETURN(const auto id, LabelField(object, "id", where));
-  if (id) where += " (" + *id + ")";
+  if (id) {
+    where += " (" + *id + ")";
+    item.id = *id;
+  }
   HARROW_ASSIGN_OR_RETURN(const auto part, LabelField(object, "part", where));
   item.part = part.value_or(default_part);
   HARROW_ASSIGN_OR_RETURN(item.distance, LabelField(object, "distance", where));
@@ -118,10 +122,16 @@ struct DistanceLess {
   }
 };
 
+// The tokens that a session holds, so that the choices of a question share its context.
+struct CachedSession {
+  Session session;
+  std::vector<int32_t> ids;
+};
+
 // Sum of log-likelihoods of pair.ids[split..). Longer than the context: the oldest tokens are left
 // out as lm-eval does (HFLM._loglikelihood_tokens keeps the last context + 1 tokens, the last of
 // which is only a target).
-Result<double> LogLikelihood(Session* session, const ModelConfig& config, ScoredPair pair,
+Result<double> LogLikelihood(CachedSession* cached, const ModelConfig& config, ScoredPair pair,
                              bool* truncated) {
   const int64_t context = config.max_context;
   const int64_t vocab = config.vocab;
@@ -135,14 +145,21 @@ Result<double> LogLikelihood(Session* session, const ModelConfig& config, Scored
     pair.split -= excess;
     *truncated = true;
   }
-  session->Reset();
+  const auto inputs = static_cast<int64_t>(pair.ids.size()) - 1;
+  // The logits before the first scored token are needed anew.
+  const int64_t limit = std::min(pair.split - 1, static_cast<int64_t>(cached->ids.size()));
+  int64_t shared = 0;
+  while (shared < limit && cached->ids[shared] == pair.ids[shared])
+    ++shared;
+  cached->session.Rewind(shared);
+  cached->ids.clear();  // until it is known that the session holds them
   double sum = 0;
-  HARROW_RETURN_IF_ERROR(
-      session->AppendAll(pair.ids.data(), static_cast<int64_t>(pair.ids.size()) - 1,
-                         [&](int64_t i, const float* logits) {
-                           if (i + 1 >= pair.split)
-                             sum += logits[pair.ids[i + 1]] - LogSumExp(logits, vocab);
-                         }));
+  HARROW_RETURN_IF_ERROR(cached->session.AppendAll(
+      pair.ids.data() + shared, inputs - shared, [&](int64_t i, const float* logits) {
+        const int64_t next = shared + i + 1;
+        if (next >= pair.split) sum += logits[pair.ids[next]] - LogSumExp(logits, vocab);
+      }));
+  cached->ids.assign(pair.ids.begin(), pair.ids.end() - 1);
   if (!std::isfinite(sum)) return Error(StatusCode::kNumerical, "log-likelihood is {}", sum);
   return sum;
 }
@@ -258,7 +275,8 @@ Result<TaskReport> MeasureTasks(const LoadedModel& model, const TaskOptions& opt
       model.tokenizer->bos_id() >= 0 ? model.tokenizer->bos_id() : model.tokenizer->eos_id();
 
   const ModelConfig& config = model.model->config();
-  Session session(model.model.get(), model.pool.get(), {});
+  CachedSession session = {Session(model.model.get(), model.pool.get(), {}), {}};
+  std::string samples;
   const auto start = std::chrono::steady_clock::now();
   std::vector<ItemScore> scores;
   for (const TaskItem& item : items) {
@@ -279,10 +297,22 @@ Result<TaskReport> MeasureTasks(const LoadedModel& model, const TaskOptions& opt
       log_likelihoods.push_back(*value);
     }
     scores.push_back(JudgeItem(item, log_likelihoods));
+    if (!options.log_samples.empty()) {
+      samples += nlohmann::ordered_json{{"id", item.id},
+                                        {"part", item.part},
+                                        {"answer", item.answer},
+                                        {"log_likelihoods", log_likelihoods},
+                                        {"correct", scores.back().correct}}
+                     .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
+                 "\n";
+    }
   }
   if (control != nullptr && report.truncated > 0) {
     control->Warn(fmt::format("{} choices were cut on the left to fit the model's context of {}",
                               report.truncated, config.max_context));
+  }
+  if (!options.log_samples.empty()) {
+    HARROW_RETURN_IF_ERROR(WriteFileAtomically(options.log_samples, samples));
   }
   report.rows = TabulateItems(scores);
   report.bos = special == SpecialTokens::kModelDefault && model.tokenizer->adds_bos()

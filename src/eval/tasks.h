@@ -24,6 +24,7 @@ namespace harrow {
 
 struct TaskItem {
   std::string where;  // "facts.jsonl:12 (a1)"
+  std::string id;     // empty when it has none
   std::string part;
   std::optional<std::string> distance;
   std::string context;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/buffer.h"
+#include "base/check.h"
 #include "kernels/elementwise.h"
 
 namespace harrow {
@@ -75,8 +76,9 @@ int64_t Session::batch() const {
 const Model& Session::model() const {
   return *impl_->model;
 }
-void Session::Reset() {
-  impl_->position = 0;
+void Session::Rewind(int64_t tokens) {
+  HARROW_CHECK(tokens >= 0 && tokens <= impl_->position);
+  impl_->position = tokens;
 }
 
 Result<const float*> Session::Append(const int32_t* ids, int64_t count) {

@@ -37,7 +37,9 @@ class Session {
   int64_t capacity() const;  // tokens that fit
   int64_t batch() const;
   const Model& model() const;
-  void Reset();  // forgets the sequence, keeps the memory
+  // Forgets all but the first `tokens` <= position(), keeps the memory.
+  void Rewind(int64_t tokens);
+  void Reset() { Rewind(0); }
 
  private:
   struct Impl;

@@ -83,9 +83,14 @@ TEST_F(SessionTest, EveryWayOfAppendingGivesTheSameLogits) {
     EXPECT_EQ(session.position(), static_cast<int64_t>(at));
     ExpectClose(whole[at - 1], *logits);
   }
+  session.Rewind(5);
+  EXPECT_EQ(session.position(), 5);
+  auto logits = session.Append(ids_.data() + 5, 2);
+  ASSERT_TRUE(logits.ok());
+  ExpectClose(whole[6], *logits);
   session.Reset();
   EXPECT_EQ(session.position(), 0);
-  auto logits = session.Append(ids_.data(), 3);
+  logits = session.Append(ids_.data(), 3);
   ASSERT_TRUE(logits.ok());
   ExpectClose(whole[2], *logits);
 }

@@ -58,7 +58,7 @@ def group_order(group):
     return words[0], words[1:2], int(words[-1]) if words[-1].isdigit() else 0, group
 
 
-def golden(model, tokenizer, items, scores, texts, per_part=13):
+def golden(model, tokenizer, items, scores, table, texts, per_part=13):
     """A small file of per-item numbers: what an independent implementation must reproduce."""
     picked, seen = [], {}
     for item, score in zip(items, scores):
@@ -70,7 +70,9 @@ def golden(model, tokenizer, items, scores, texts, per_part=13):
             picked.append({"id": item["id"], "part": item["part"], "context_tokens": len(context),
                            "choice_tokens": [len(c) for c in choices],
                            "log_likelihood": [round(s, 6) for s in score], "answer": item["answer"]})
-    return {"arithmetic": "float32 from BF16 weights, PyTorch " + torch.__version__, "items": picked, "text": texts}
+    return {"arithmetic": "float32 from BF16 weights, PyTorch " + torch.__version__, "items": picked,
+            "correct": {part: round(e["accuracy"] * e["items"]) for part, e in table.items() if " " not in part},
+            "text": texts}
 
 
 def check_transformers(folder, model, ids):
@@ -133,7 +135,7 @@ def main():
             f.write("\n")
     if args.golden:
         with open(args.golden, "w", encoding="utf-8") as f:
-            json.dump(golden(model, tokenizer, items, scores, texts), f, indent=1)
+            json.dump(golden(model, tokenizer, items, scores, table, texts), f, indent=1)
             f.write("\n")
 
 
