@@ -14,14 +14,14 @@ import sys
 import time
 
 PRUNE = ["prune", "--method"]
-RECIPES = [  # name, harrow command
-    ("magnitude 50 %", [*PRUNE, "magnitude", "--sparsity", "0.5"]),
-    ("Wanda 50 %", [*PRUNE, "wanda", "--sparsity", "0.5"]),
-    ("SparseGPT 50 %", [*PRUNE, "sparsegpt", "--sparsity", "0.5"]),
-    ("SparseGPT 2:4", [*PRUNE, "sparsegpt", "--pattern", "2:4"]),
-    ("SparseGPT 70 %", [*PRUNE, "sparsegpt", "--sparsity", "0.7"]),
-    ("INT8", ["quantize", "--weights", "int8"]),
-    ("SparseGPT 50 % + INT8", [*PRUNE, "sparsegpt", "--sparsity", "0.5", "--weights", "int8"]),
+RECIPES = [  # method, pattern, harrow command
+    ("magnitude", "50 %", [*PRUNE, "magnitude", "--sparsity", "0.5"]),
+    ("Wanda", "50 %", [*PRUNE, "wanda", "--sparsity", "0.5"]),
+    ("SparseGPT", "50 %", [*PRUNE, "sparsegpt", "--sparsity", "0.5"]),
+    ("SparseGPT", "2:4", [*PRUNE, "sparsegpt", "--pattern", "2:4"]),
+    ("SparseGPT", "70 %", [*PRUNE, "sparsegpt", "--sparsity", "0.7"]),
+    ("INT8", "dense", ["quantize", "--weights", "int8"]),
+    ("SparseGPT + INT8", "50 %", [*PRUNE, "sparsegpt", "--sparsity", "0.5", "--weights", "int8"]),
 ]
 SPEED = [  # sparse format, density, dense format of the same precision
     ("bitmask-bf16", "0.5", "dense-bf16"),
@@ -40,7 +40,8 @@ def accuracy(args, model):
     if not args.tasks:
         return {}
     report = json.loads(call(args.harrow, "eval", model, "--tasks", ",".join(args.tasks), "-o", "json"))
-    return {row["part"]: row["acc"] for row in report["rows"] if row.get("distance") is None and row["part"] != "all"}
+    return {row["part"]: (row["acc"], row["acc_stderr"], row["chance"]) for row in report["rows"]
+            if row.get("distance") is None and row["part"] != "all"}
 
 
 def table(rows):
@@ -52,31 +53,49 @@ def table(rows):
             print("  ".join("-" * w for w in widths))
 
 
+def degraded(dense, tasks):
+    """Parts of the tasks by what they lost, in standard errors of the difference, worst first."""
+    loss = {p: (dense[p][0] - tasks[p][0]) / max((dense[p][1] ** 2 + tasks[p][1] ** 2) ** 0.5, 1e-9) for p in tasks}
+    return sorted(loss.items(), key=lambda entry: -entry[1])
+
+
 def compression_table(args, work):
-    dense_tasks = accuracy(args, args.model)
-    parts = sorted(dense_tasks)
-    header = ["", "bytes", "of dense", "perplexity", "+/-", "KL nats", "top-1 same", *parts]
-    rows, best = [], None
-    for name, command in RECIPES:
-        out = work / name.replace(" ", "").replace("%", "").replace(":", "of")
+    """The rows of the table as dictionaries; the first is the dense model."""
+    results = []
+    for method, pattern, command in RECIPES:
+        out = work / f"{method}-{pattern}".replace(" ", "").replace("%", "").replace(":", "of")
         extra = [] if "magnitude" in command or command[0] == "quantize" else [
             "--calibration", args.calibration, "--mode", "concat"]
         call(args.harrow, command[0], args.model, *command[1:], *extra, "-o", out, "--overwrite", "--no-measure")
-        result = json.loads(call(args.harrow, "compare", args.model, out, "--text", args.text,
-                                 "-p", 0, "-n", 0, "-o", "json"))
-        tasks = accuracy(args, out)
-        if not rows:
-            dense = result["dense"]
-            rows.append(["dense", f"{dense['disk_bytes']:,}", "1.00", f"{dense['ppl']:.3f}",
-                         f"{dense['ppl_stderr']:.3f}", "0", "100 %", *(f"{dense_tasks[p]:.0%}" for p in parts)])
-        sparse = result["sparse"]
-        rows.append([name, f"{sparse['disk_bytes']:,}", f"{result['disk_ratio']:.2f}", f"{sparse['ppl']:.3f}",
-                     f"{sparse['ppl_stderr']:.3f}", f"{result['kl']:.4f}", f"{result['top1_agreement']:.1%}",
-                     *(f"{tasks[p]:.0%}" for p in parts)])
-        if best is None or result["kl"] < best[1]:
-            best = (name, result["kl"], result["disk_ratio"])
-    table([header, *rows])
-    return best
+        speed = ["-p", 0, "-n", 0] if args.no_speed else ["-p", 256, "-n", 32, "-r", 5]
+        result = json.loads(call(args.harrow, "compare", args.model, out, "--text", args.text, *speed, "-o", "json"))
+        if not results:
+            results.append({"method": "dense", "pattern": "", "bytes": result["dense"]["disk_bytes"], "ratio": 1.0,
+                            "ppl": result["dense"]["ppl"], "ppl_stderr": result["dense"]["ppl_stderr"], "kl": 0.0,
+                            "tasks": accuracy(args, args.model)})
+        results.append({"method": method, "pattern": pattern, "bytes": result["sparse"]["disk_bytes"],
+                        "ratio": result["disk_ratio"], "ppl": result["sparse"]["ppl"],
+                        "ppl_stderr": result["sparse"]["ppl_stderr"], "kl": result["kl"],
+                        "decode": result["decode_speedup"], "prefill": result["prefill_speedup"],
+                        "tasks": accuracy(args, out)})
+    parts = sorted(results[0]["tasks"])
+
+    def times(row, key):
+        return "" if row.get(key) is None else f"{row[key]:.2f} x"
+
+    rows = [["method", "pattern", "bytes", "of dense", "perplexity", "+/-", "KL nats", *parts, "decode", "prefill"]]
+    rows += [[r["method"], r["pattern"], f"{r['bytes']:,}", f"{r['ratio']:.2f}", f"{r['ppl']:.3f}",
+              f"{r['ppl_stderr']:.3f}", f"{r['kl']:.4f}", *(f"{r['tasks'][p][0]:.0%}" for p in parts),
+              times(r, "decode"), times(r, "prefill")] for r in results]
+    if parts:
+        rows.append(["(guessing)", *[""] * 6, *(f"{results[0]['tasks'][p][2]:.0%}" for p in parts), "", ""])
+    table(rows)
+    if parts:
+        print("\nWhat degrades first (standard errors below dense):")
+        for r in results[1:]:
+            lost = [f"{part} {z:.1f}" for part, z in degraded(results[0]["tasks"], r["tasks"]) if z > 2]
+            print(f"  {r['method']} {r['pattern']}: {', '.join(lost) or 'nothing beyond 2'}")
+    return results
 
 
 def speed_table(args):
@@ -103,7 +122,9 @@ def main():
     parser.add_argument("--calibration", required=True, help="text to calibrate on")
     parser.add_argument("--text", required=True, help="held-back text to measure on")
     parser.add_argument("--tasks", nargs="*", default=[], help="task files")
-    parser.add_argument("--shape", required=True, help="config.json of the speed part")
+    parser.add_argument("--shape", help="folder with the config.json of the speed part")
+    parser.add_argument("--no-speed", action="store_true", help="measure no speed at all")
+    parser.add_argument("--json", help="write the rows of the table here")
     parser.add_argument("--prompt", type=int, default=128, help="prompt tokens of the speed part")
     parser.add_argument("--generate", type=int, default=24, help="generated tokens of the speed part")
     parser.add_argument("--work", required=True, help="folder for the compressed models")
@@ -113,15 +134,22 @@ def main():
 
     start = time.monotonic()
     print(f"What compression costs: {args.model}, measured on {args.text}\n")
-    best = compression_table(args, work)
-    print(f"\nWhat sparsity gains here: random weights in the shape of {args.shape}, decode (tg) and prefill (pp)\n")
-    verdicts = speed_table(args)
-    gains = ", ".join(f"{name} at 50 % decodes {ratio:.2f} times as fast as dense of its precision"
-                      for name, ratio in verdicts)
-    advice = ("sparsity pays on this machine" if all(ratio > 1.05 for _, ratio in verdicts)
-              else "sparsity does not pay for every format here: see the table")
-    print(f"\nVerdict: {best[0]} stays closest to dense (KL {best[1]:.4f} nats a token) at {best[2]:.2f} of its bytes; "
-          f"{gains}: {advice}. ({time.monotonic() - start:.0f} s)")
+    results = compression_table(args, work)
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps({"model": args.model, "rows": results}, indent=1) + "\n")
+    best = min(results[1:], key=lambda r: r["kl"])
+    verdict = (f"\nVerdict: {best['method']} ({best['pattern']}) stays closest to dense (KL {best['kl']:.4f} nats a token) "
+               f"at {best['ratio']:.2f} of its bytes")
+    if not args.no_speed:
+        print("\nThis model fits into a cache, where decoding is not limited by bytes. What sparsity gains on random weights "
+              f"in the shape of {args.shape}, decode (tg) and prefill (pp):\n")
+        verdicts = speed_table(args)
+        gains = ", ".join(f"{name} at 50 % decodes {ratio:.2f} times as fast as dense of its precision"
+                          for name, ratio in verdicts)
+        pays = all(ratio > 1.05 for _, ratio in verdicts)
+        verdict += f"; {gains}: " + ("sparsity pays on this machine" if pays
+                                     else "sparsity does not pay for every format here: see the table")
+    print(f"{verdict}. ({time.monotonic() - start:.0f} s)")
 
 
 if __name__ == "__main__":
