@@ -97,7 +97,7 @@ def retrieve(world, rng, split, distance):
     return " ".join(before + [entries[0][2]] + after), entries
 
 
-_RANGES = ((8, 32),) * 3 + ((32, 64),) * 3 + ((64, 128),) * 2 + ((128, 256), (256, DISTANCES[-1]))
+_RANGES = ((8, 32),) * 5 + ((32, 64),) * 3 + ((64, 128),) * 2 + ((128, 256), (256, DISTANCES[-1]))
 
 
 def _distance(rng):
@@ -128,7 +128,7 @@ def copy_list(world, rng, split, distance):
 
 
 def document(world, rng, split):
-    if rng.chance(30):
+    if rng.chance(45):
         passage, words = copy_list(world, rng, split, _distance(rng))
         return f"{passage} {', '.join(words)}.\n"
     passage, entries = retrieve(world, rng, split, _distance(rng))

@@ -14,27 +14,37 @@ from .rng import split_of
 _ROLES = "teacher friend neighbour guide captain cousin doctor landlord".split()
 
 
+# A kind makes the sentences of a passage and its questions, the one that an item asks first:
+# (key, both hops spelt out, question, answer, three wrong choices).
+
+
 def _chain(world, rng):
     """Two first hops and two second hops for two different people, all four told in random order."""
-    n = rng.sample(world.first_names, 8)
+    n = rng.sample(world.first_names, 7)
     r1, r2 = rng.sample(_ROLES, 2)
     facts = [(n[0], r1, n[1]), (n[1], r2, n[2]), (n[3], r1, n[4]), (n[4], r2, n[5]), (n[0], r2, n[6])]
-    told = rng.shuffle([rng.choice((f"The {r} of {a} is {b}.", f"{b} is the {r} of {a}.")) for a, r, b in facts])
-    why = f"The {r1} of {n[0]} is {n[1]}, and the {r2} of {n[1]} is {n[2]}."
-    asked = rng.choice((f"The {r2} of the {r1} of {n[0]} is", f"Who is the {r2} of the {r1} of {n[0]}? It is"))
-    return ("chain", *n[:3]), told, why, asked, n[2], [n[1], n[5], n[6]]
+    told = [rng.choice((f"The {r} of {a} is {b}.", f"{b} is the {r} of {a}.")) for a, r, b in facts]
+    questions = []
+    for a, b, c, wrong in ((n[0], n[1], n[2], [n[1], n[5], n[6]]), (n[3], n[4], n[5], [n[4], n[2], n[6]])):
+        questions.append((("chain", a, b, c), f"The {r1} of {a} is {b}, and the {r2} of {b} is {c}.",
+                          rng.choice((f"The {r2} of the {r1} of {a} is", f"Who is the {r2} of the {r1} of {a}? It is")),
+                          c, wrong))
+    return told, questions
 
 
 def _owner(world, rng):
     n = rng.sample(world.first_names, 4)
     role = rng.choice(_ROLES)
     pets = rng.sample(names.ANIMALS, 4)
-    told = [rng.choice((f"The {role} of {n[0]} is {n[1]}.", f"{n[1]} is the {role} of {n[0]}.")),
-            rng.choice((f"The {role} of {n[2]} is {n[3]}.", f"{n[3]} is the {role} of {n[2]}."))]
+    told = [rng.choice((f"The {role} of {a} is {b}.", f"{b} is the {role} of {a}.")) for a, b in (n[:2], n[2:])]
     told += [rng.choice((f"{who} keeps a {pet}.", f"The pet of {who} is a {pet}.")) for who, pet in zip(n, pets)]
-    why = f"The {role} of {n[0]} is {n[1]}, and {n[1]} keeps a {pets[1]}."
-    asked = rng.choice((f"The {role} of {n[0]} keeps a", f"Which animal does the {role} of {n[0]} keep? A"))
-    return ("owner", n[0], n[1], pets[1]), rng.shuffle(told), why, asked, pets[1], [pets[0], pets[2], pets[3]]
+    questions = []
+    for a in (0, 2):
+        right = pets[a + 1]
+        questions.append((("owner", n[a], n[a + 1], right), f"The {role} of {n[a]} is {n[a + 1]}, and {n[a + 1]} keeps a {right}.",
+                          rng.choice((f"The {role} of {n[a]} keeps a", f"Which animal does the {role} of {n[a]} keep? A")),
+                          right, [p for p in pets if p != right]))
+    return told, questions
 
 
 def _inside(world, rng):
@@ -42,9 +52,12 @@ def _inside(world, rng):
     holders = [f"{rng.choice(names.COLOURS)} {h}" for h in rng.sample(names.HOLDERS, 4)]
     told = [rng.choice((f"The {t} is in the {h}.", f"The {h} holds the {t}.")) for t, h in zip(things, holders)]
     told += [rng.choice((f"The {h} stands in the {r}.", f"In the {r} stands the {h}.")) for h, r in zip(holders, rooms)]
-    why = f"The {things[0]} is in the {holders[0]}, and the {holders[0]} stands in the {rooms[0]}."
-    asked = rng.choice((f"To find the {things[0]}, go to the", f"In which room is the {things[0]}? In the"))
-    return ("inside", things[0], holders[0], rooms[0]), rng.shuffle(told), why, asked, rooms[0], rooms[1:]
+    questions = []
+    for t, h, r in zip(things, holders, rooms):
+        questions.append((("inside", t, h, r), f"The {t} is in the {h}, and the {h} stands in the {r}.",
+                          rng.choice((f"To find the {t}, go to the", f"In which room is the {t}? In the")),
+                          r, [x for x in rooms if x != r]))
+    return told, questions
 
 
 _LEARNT = {
@@ -59,37 +72,44 @@ def _learnt(world, rng):
     told = [rng.choice((f"{x} lives in {p.name}.", f"The home of {x} is in {p.name}.")) for x, p in zip(people, homes)]
     attribute = rng.choice(("land", "river"))
     asked, why = _LEARNT[attribute]
-    right = homes[0].facts[attribute]
-    domain = [v for v in world.domains["place", attribute] if v != right]
-    # The answers of the other two people come first among the wrong choices: both hops are needed.
-    wrong = []
-    for v in [h.facts[attribute] for h in homes[1:]] + rng.sample(domain, 5):
-        if v != right and v not in wrong:
-            wrong.append(v)
-    reason = f"{people[0]} lives in {homes[0].name}, and " + why.format(p=homes[0].name, v=right) + "."
-    return (("learnt", attribute, people[0], homes[0].name), rng.shuffle(told), reason,
-            rng.choice(asked).format(x=people[0]), right, wrong[:3])
+    questions = []
+    for x, home in zip(people, homes):
+        right = home.facts[attribute]
+        domain = [v for v in world.domains["place", attribute] if v != right]
+        # The answers of the other two people come first among the wrong choices: both hops are needed.
+        wrong = []
+        for v in [h.facts[attribute] for h in homes] + rng.sample(domain, 5):
+            if v != right and v not in wrong:
+                wrong.append(v)
+        questions.append((("learnt", attribute, x, home.name),
+                          f"{x} lives in {home.name}, and " + why.format(p=home.name, v=right) + ".",
+                          rng.choice(asked).format(x=x), right, wrong[:3]))
+    return told, questions
 
 
 _KINDS = (_chain, _owner, _inside, _learnt)
 
 
 def _draw(world, rng, split, kind):
+    """A passage whose first question belongs to the split, and all its questions that do."""
     while True:
-        made = kind(world, rng)
-        if split_of(*made[0]) == split:
-            return made
+        told, questions = kind(world, rng)
+        if split_of(*questions[0][0]) == split:
+            return rng.shuffle(told), [q for q in questions if split_of(*q[0]) == split]
 
 
 def document(world, rng, split):
-    """In 40 of 100 documents a sentence spells out the two hops before the question."""
-    _, told, why, asked, right, _ = _draw(world, rng, split, rng.choice(_KINDS))
-    reason = why + "\n" if rng.chance(40) else ""
-    return " ".join(told) + "\n" + reason + f"{asked} {right}.\n"
+    """All questions of a passage; in 40 of 100 documents a sentence spells out the two hops before each."""
+    told, questions = _draw(world, rng, split, rng.choice(_KINDS))
+    reasons = rng.chance(40)
+    lines = [" ".join(told)]
+    for _, why, asked, right, _ in rng.shuffle(questions):
+        lines += ([why] if reasons else []) + [f"{asked} {right}."]
+    return "\n".join(lines) + "\n"
 
 
 def item(world, rng, split):
-    kind = rng.choice(_KINDS)
-    key, told, _, asked, right, wrong = _draw(world, rng, split, kind)
+    told, questions = _draw(world, rng, split, rng.choice(_KINDS))
+    key, _, asked, right, wrong = questions[0]
     return {"context": " ".join(told) + "\n" + asked, "right": " " + right, "wrong": [" " + w for w in wrong],
             "kind": key[0]}
