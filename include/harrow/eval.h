@@ -204,7 +204,11 @@ struct CompareReport {
   std::optional<double> top1_agreement;
   std::optional<double> top1_agreement_stderr;
   std::optional<double> prefill_speedup;
+  std::optional<double> prefill_speedup_low;
+  std::optional<double> prefill_speedup_high;
   std::optional<double> decode_speedup;
+  std::optional<double> decode_speedup_low;
+  std::optional<double> decode_speedup_high;
   std::string accuracy;
   int64_t seqlen = 0;
   int64_t windows = 0;
@@ -229,7 +233,11 @@ struct CompareReport {
     v("top1_agreement", top1_agreement, "fraction of positions with the same most likely token");
     v("top1_agreement_stderr", top1_agreement_stderr, "its standard error over windows");
     v("prefill_speedup", prefill_speedup, "sparse / dense prefill, median of paired repetitions");
+    v("prefill_speedup_low", prefill_speedup_low, "the lowest of the repetitions");
+    v("prefill_speedup_high", prefill_speedup_high, "the highest of the repetitions");
     v("decode_speedup", decode_speedup, "sparse / dense decode, median of paired repetitions");
+    v("decode_speedup_low", decode_speedup_low, "the lowest of the repetitions");
+    v("decode_speedup_high", decode_speedup_high, "the highest of the repetitions");
     v("accuracy", accuracy, "\"measured\", or why not");
     v("seqlen", seqlen, "tokens a window");
     v("windows", windows, "windows scored");

@@ -1,6 +1,7 @@
 #include "checkpoint/checkpoint.h"
 
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "base/buffer.h"
@@ -49,6 +50,13 @@ Status CheckPackedNames(const HfConfig& config, const TensorSource& tensors) {
 }  // namespace
 
 Result<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& directory) {
+  std::error_code error;
+  if (std::filesystem::is_regular_file(directory, error)) {
+    return InvalidArgument(
+        "{}: expected a Hugging Face directory, found a file; `harrow convert` turns a llama2.c "
+        "checkpoint into one",
+        directory);
+  }
   auto checkpoint = std::make_shared<Checkpoint>();
   checkpoint->directory_ = directory;
   HARROW_ASSIGN_OR_RETURN(checkpoint->config_, LoadHfConfig(directory));

@@ -105,6 +105,14 @@ class Sampler {
       out->ids.insert(out->ids.end(), first, first + length_);
       ++sample;
     }
+    const auto used = static_cast<int64_t>(
+        std::count_if(drawn.begin(), drawn.end(), [](const auto& d) { return !d.second.empty(); }));
+    if (used * 2 < spec_.samples) {
+      out->warning = fmt::format(
+          "calibration: the {} samples are crops of only {} documents of {}, the others have no "
+          "more than {} tokens; `mode: concat` joins documents and sees all of the text",
+          spec_.samples, used, spec_.file, length_);
+    }
     return OkStatus();
   }
 

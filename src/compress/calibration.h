@@ -19,6 +19,7 @@ struct Calibration {
   uint64_t text_hash = 0;    // XXH3-64 of the file's bytes
   int64_t documents = 0;
   int64_t rejected_documents = 0;
+  std::string warning;  // about the text, empty when there is nothing to say
 
   int64_t samples() const { return static_cast<int64_t>(ids.size()) / sequence_length; }
   const int32_t* sequence(int64_t index) const { return ids.data() + index * sequence_length; }

@@ -214,6 +214,7 @@ Status Compressor::PrepareCalibration() {
   Result<Calibration> taken = TakeCalibration(spec, length, *tokenizer, &control_);
   if (!taken.ok()) return taken.status().At("calibration");
   calibration_ = std::move(taken).value();
+  if (!calibration_->warning.empty()) Warn(calibration_->warning);
   CalibrationReport& report = report_.calibration;
   report.file = spec.file;
   report.text_hash = fmt::format("{:016x}", calibration_->text_hash);

@@ -1,6 +1,9 @@
 // `harrow prune` and `harrow quantize` as recipes.
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
+#include <regex>
+
 #include "compress/recipe.h"
 #include "harrow/compress.h"
 
@@ -46,11 +49,22 @@ Status EmitQuantizeStep(YAML::Emitter* out, const std::string& weights, int64_t 
   return OkStatus();
 }
 
+// "harrow prune:3: steps[0].sparsity: expected ..." in terms of what the user typed: "--sparsity:
+// expected ...".
+std::string InFlags(const std::string& message) {
+  static const std::regex place(R"(^harrow [a-z]+:\d+: (?:steps\[\d+\]|calibration)\.([a-z_]+): )");
+  std::smatch match;
+  if (!std::regex_search(message, match, place)) return message;
+  std::string flag = match[1] == "file" ? "calibration" : match[1].str();
+  std::replace(flag.begin(), flag.end(), '_', '-');
+  return "--" + flag + ": " + match.suffix().str();
+}
+
 // The recipe is checked here, so that a bad flag fails before a model is opened.
 Result<std::string> Checked(const YAML::Emitter& out, const char* command) {
   std::string text = std::string(out.c_str()) + "\n";
   Result<Recipe> recipe = ParseRecipe(text, command);
-  if (!recipe.ok()) return recipe.status();
+  if (!recipe.ok()) return Status(recipe.status().code(), InFlags(recipe.status().message()));
   return text;
 }
 

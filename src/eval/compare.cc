@@ -90,12 +90,18 @@ Status AddSpeed(const LoadedModel& dense, const LoadedModel& sparse, const Compa
   if (options.n_prompt > 0) {
     report->dense.prefill_tps = Median(samples[0].prefill_tps);
     report->sparse.prefill_tps = Median(samples[1].prefill_tps);
-    report->prefill_speedup = MedianRatio(samples[1].prefill_tps, samples[0].prefill_tps);
+    const RatioSpread prefill = SpreadOfRatios(samples[1].prefill_tps, samples[0].prefill_tps);
+    report->prefill_speedup = prefill.median;
+    report->prefill_speedup_low = prefill.low;
+    report->prefill_speedup_high = prefill.high;
   }
   if (options.n_gen > 0) {
     report->dense.decode_tps = Median(samples[0].decode_tps);
     report->sparse.decode_tps = Median(samples[1].decode_tps);
-    report->decode_speedup = MedianRatio(samples[1].decode_tps, samples[0].decode_tps);
+    const RatioSpread decode = SpreadOfRatios(samples[1].decode_tps, samples[0].decode_tps);
+    report->decode_speedup = decode.median;
+    report->decode_speedup_low = decode.low;
+    report->decode_speedup_high = decode.high;
   }
   report->n_prompt = options.n_prompt;
   report->n_gen = options.n_gen;

@@ -42,12 +42,21 @@ std::optional<double> FractionStandardError(double p, int64_t n) {
   return std::sqrt(p * (1 - p) / static_cast<double>(n - 1));
 }
 
-double MedianRatio(const std::vector<double>& a, const std::vector<double>& b) {
+RatioSpread SpreadOfRatios(const std::vector<double>& a, const std::vector<double>& b) {
   HARROW_CHECK(a.size() == b.size());
+  RatioSpread spread;
+  if (a.empty()) return spread;
   std::vector<double> ratios(a.size());
   for (size_t i = 0; i < a.size(); ++i)
     ratios[i] = a[i] / b[i];
-  return Median(std::move(ratios));
+  spread.low = *std::min_element(ratios.begin(), ratios.end());
+  spread.high = *std::max_element(ratios.begin(), ratios.end());
+  spread.median = Median(std::move(ratios));
+  return spread;
+}
+
+double MedianRatio(const std::vector<double>& a, const std::vector<double>& b) {
+  return SpreadOfRatios(a, b).median;
 }
 
 }  // namespace harrow

@@ -20,7 +20,13 @@ std::optional<double> StandardError(const std::vector<double>& values);
 // and ones.
 std::optional<double> FractionStandardError(double p, int64_t n);
 
-// Medians of a[i] / b[i]; the lists have the same length.
+// Of a[i] / b[i]; the lists have the same length.
+struct RatioSpread {
+  double low = 0;
+  double median = 0;
+  double high = 0;
+};
+RatioSpread SpreadOfRatios(const std::vector<double>& a, const std::vector<double>& b);
 double MedianRatio(const std::vector<double>& a, const std::vector<double>& b);
 
 }  // namespace harrow

@@ -36,6 +36,9 @@ TEST(Statistics, FractionErrorIsTheStandardErrorOfZerosAndOnes) {
 TEST(Statistics, MedianRatioPairsRepetitions) {
   // 2, 3 and 10: the median of ratios, not the ratio of medians (40 / 10).
   EXPECT_DOUBLE_EQ(MedianRatio({20, 90, 40}, {10, 30, 4}), 3);
+  const RatioSpread spread = SpreadOfRatios({20, 90, 40}, {10, 30, 4});
+  EXPECT_DOUBLE_EQ(spread.low, 2);
+  EXPECT_DOUBLE_EQ(spread.high, 10);
 }
 
 }  // namespace

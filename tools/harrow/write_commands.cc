@@ -48,11 +48,17 @@ std::string Summary(const CompressReport& report) {
 }
 
 std::string DecodeLine(const CompareReport& measured) {
+  const double low = *measured.decode_speedup_low;
+  const double high = *measured.decode_speedup_high;
+  const char* const verdict = low > 1    ? "faster here"
+                              : high < 1 ? "slower here: it does not pay in decoding"
+                                         : "too noisy to tell from equal";
   return fmt::format(
-      "decode     {:.1f} -> {:.1f} tok/s ({:.2f} x the source; median of {} interleaved runs of {} "
-      "tokens, {} threads)\n",
-      *measured.dense.decode_tps, *measured.sparse.decode_tps, *measured.decode_speedup,
-      measured.repetitions, measured.n_gen, measured.threads);
+      "decode     {:.1f} -> {:.1f} tok/s, {:.2f} x the source ({:.2f} to {:.2f}): {}. Medians of "
+      "{} "
+      "interleaved runs of {} tokens, {} threads\n",
+      *measured.dense.decode_tps, *measured.sparse.decode_tps, *measured.decode_speedup, low, high,
+      verdict, measured.repetitions, measured.n_gen, measured.threads);
 }
 
 void AddCommon(CLI::App* app, CompressState* state) {
