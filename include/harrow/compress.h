@@ -197,6 +197,9 @@ struct CompressReport {
   uint64_t resident_bytes = 0;
   int64_t resumed_blocks = 0;
   double seconds = 0;
+  double seconds_observe = 0;
+  double seconds_weights = 0;
+  double seconds_advance = 0;
 
   template <class V>
   void Visit(V&& v) {
@@ -213,6 +216,10 @@ struct CompressReport {
     v("resident_bytes", resident_bytes, "weights in memory when the output runs");
     v("resumed_blocks", resumed_blocks, "blocks taken over from an interrupted run");
     v("seconds", seconds, "wall clock of this run");
+    v("seconds_observe", seconds_observe,
+      "of these, running blocks on the calibration text and gathering statistics (Hessians)");
+    v("seconds_weights", seconds_weights, "of these, the methods and packing");
+    v("seconds_advance", seconds_advance, "of these, running the compressed blocks");
   }
 };
 

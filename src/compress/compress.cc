@@ -314,6 +314,7 @@ Status Compressor::RunBlock(int32_t b) {
 
 // Runs the block as it is and lets `observer` see its inputs; the outputs are dropped.
 Status Compressor::Observe(int32_t b, StatisticsObserver* observer) {
+  const auto start = std::chrono::steady_clock::now();
   const std::string what = fmt::format("block {}/{}: calibrate", b + 1, Blocks());
   for (int64_t s = 0; s < Samples(); ++s) {
     if (control_.Cancelled()) return Cancelled();
@@ -324,11 +325,13 @@ Status Compressor::Observe(int32_t b, StatisticsObserver* observer) {
     Tick(what, 1);
   }
   observer->Finish();
+  report_.seconds_observe += SecondsSince(start);
   return OkStatus();
 }
 
 // Moves the hidden states behind the compressed block.
 Status Compressor::Advance(int32_t b) {
+  const auto start = std::chrono::steady_clock::now();
   const std::string what = fmt::format("block {}/{}: run compressed", b + 1, Blocks());
   for (int64_t s = 0; s < Samples(); ++s) {
     if (control_.Cancelled()) return Cancelled();
@@ -338,6 +341,7 @@ Status Compressor::Advance(int32_t b) {
     HARROW_RETURN_IF_ERROR(hidden_->Write(s, sequence_.data()));
     Tick(what, 1);
   }
+  report_.seconds_advance += SecondsSince(start);
   return OkStatus();
 }
 
@@ -346,6 +350,7 @@ Result<LinearWeight> Compressor::CompressOne(const LinearLayer& layer, const Lay
   if (control_.Cancelled()) return Cancelled();
   HARROW_ASSIGN_OR_RETURN(CompressedLayer done, CompressLayer(layer, plan, recipe_.store_dense,
                                                               statistics, &pool_, &control_));
+  report_.seconds_weights += done.report.seconds;
   AddLayer(std::move(done.report));
   return std::move(done.weight);
 }
