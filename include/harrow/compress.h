@@ -152,6 +152,7 @@ struct LayerReport {
   std::optional<double> relative_error;
   std::string spec;
   std::string values;
+  int64_t rank = 0;
   int64_t rounded = 0;
   uint64_t bytes_before = 0;
   uint64_t bytes = 0;
@@ -164,10 +165,11 @@ struct LayerReport {
     v("method", method, "methods applied, in order, joined by '+'; empty: only stored anew");
     v("pattern", pattern, "unstructured, keep N of M, or empty");
     v("requested_sparsity", requested_sparsity, "fraction of zeros asked for");
-    v("sparsity", sparsity, "fraction of zeros in the stored weight");
+    v("sparsity", sparsity,
+      "1 - nonzeros / (rows * cols); below 0 where low-rank factors add more than was pruned");
     v("rows", rows, "output features");
     v("cols", cols, "input features");
-    v("nonzeros", nonzeros, "weights that are not zero in the stored weight");
+    v("nonzeros", nonzeros, "stored values that are not zero, low-rank factors included");
     v("dead_columns", dead_columns,
       "inputs that were zero in all of the calibration; sparsegpt zeroes their weights");
     v("damping", damping, "sparsegpt: damping that was used");
@@ -175,6 +177,8 @@ struct LayerReport {
       "|X W'^T - X W^T|^2 / |X W^T|^2 on the calibration inputs, stored against original weight");
     v("spec", spec, "format it is stored in");
     v("values", values, "stored values: f32, f16, bf16 or i8");
+    v("rank", rank,
+      "of the low-rank product that is stored with or instead of the weight; 0: none");
     v("rounded", rounded, "weights that BF16 storage rounded (source of more precision)");
     v("bytes_before", bytes_before, "bytes of the weight in the source");
     v("bytes", bytes, "bytes of the stored weight");

@@ -26,6 +26,45 @@ std::string PackedName(const std::string& name) {
   return name + std::string(kPackedSuffix);
 }
 
+bool TakeSuffix(std::string_view* text, std::string_view suffix) {
+  if (!text->ends_with(suffix)) return false;
+  text->remove_suffix(suffix.size());
+  return true;
+}
+
+bool IsStored(const HfConfig& config, const TensorSource& tensors, const std::string& name) {
+  return config.packed.contains(name) || tensors.Contains(name);
+}
+
+Status CheckLowRankNames(const HfConfig& config, const TensorSource& tensors) {
+  for (const auto& [name, info] : config.low_rank) {
+    for (const std::string_view suffix : {kLowRankASuffix, kLowRankBSuffix}) {
+      const std::string factor = name + std::string(suffix);
+      if (!IsStored(config, tensors, factor)) {
+        return Corruption("weight {}: low-rank according to {}, but there is no tensor {}", name,
+                          kConfigFile, factor);
+      }
+    }
+    if (IsStored(config, tensors, name) != info.residual) {
+      return Corruption("weight {}: {} says that it has {} residual beside its factors, but {}",
+                        name, kConfigFile, info.residual ? "a" : "no",
+                        info.residual ? "there is none" : "there is one");
+    }
+  }
+  for (const std::string& tensor : tensors.names()) {
+    std::string_view name = tensor;
+    TakeSuffix(&name, kPackedSuffix);
+    if (!TakeSuffix(&name, kLowRankASuffix) && !TakeSuffix(&name, kLowRankBSuffix)) continue;
+    if (!config.low_rank.contains(std::string(name))) {
+      return Corruption(
+          "tensor {}: a low-rank factor, but the harrow section of {} does not "
+          "describe it",
+          tensor, kConfigFile);
+    }
+  }
+  return OkStatus();
+}
+
 // The harrow section and the tensors must tell the same story.
 Status CheckPackedNames(const HfConfig& config, const TensorSource& tensors) {
   for (const auto& [name, info] : config.packed) {
@@ -44,7 +83,28 @@ Status CheckPackedNames(const HfConfig& config, const TensorSource& tensors) {
                         tensor, kConfigFile);
     }
   }
-  return OkStatus();
+  return CheckLowRankNames(config, tensors);
+}
+
+Result<LinearWeight> ReadStored(const TensorSource& tensors, const PackedWeights& packed,
+                                const std::string& name, int64_t rows, int64_t cols) {
+  if (const auto found = packed.find(name); found != packed.end()) {
+    const PackedWeightInfo& info = found->second;
+    if (info.rows != rows || info.cols != cols) {
+      return Corruption("weight {}: packed as [{}, {}], expected [{}, {}]", name, info.rows,
+                        info.cols, rows, cols);
+    }
+    HARROW_ASSIGN_OR_RETURN(const TensorView view, tensors.Find(PackedName(name)));
+    return RestorePackedWeight(name, info, view);
+  }
+  HARROW_ASSIGN_OR_RETURN(const TensorView view, tensors.Find(name));
+  if (view.shape != Shape{rows, cols}) {
+    return Corruption("tensor {}: shape {}, expected [{}, {}]", name, ShapeToString(view.shape),
+                      rows, cols);
+  }
+  auto weight = WrapDense(Aligned(view, static_cast<uint64_t>(DTypeBytes(view.dtype))));
+  if (!weight.ok()) return weight.status().At("tensor " + name);
+  return weight;
 }
 
 }  // namespace
@@ -67,31 +127,69 @@ Result<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& di
 }
 
 Result<LinearWeight> Checkpoint::Linear(const std::string& name, int64_t rows, int64_t cols) const {
-  const auto read = [&]() -> Result<LinearWeight> {
-    const auto packed = config_.packed.find(name);
-    if (packed != config_.packed.end()) {
-      const PackedWeightInfo& info = packed->second;
-      if (info.rows != rows || info.cols != cols) {
-        return Corruption("weight {}: packed as [{}, {}], expected [{}, {}]", name, info.rows,
-                          info.cols, rows, cols);
-      }
-      HARROW_ASSIGN_OR_RETURN(const TensorView view, tensors_->Find(PackedName(name)));
-      return RestorePackedWeight(name, info, view);
-    }
-    HARROW_ASSIGN_OR_RETURN(const TensorView view, tensors_->Find(name));
-    if (view.shape != Shape{rows, cols}) {
-      return Corruption("tensor {}: shape {}, expected [{}, {}]", name, ShapeToString(view.shape),
-                        rows, cols);
-    }
-    auto weight = WrapDense(Aligned(view, static_cast<uint64_t>(DTypeBytes(view.dtype))));
-    if (!weight.ok()) return weight.status().At("tensor " + name);
-    return weight;
-  };
-  auto weight = read();
+  auto weight = ReadLinear(*tensors_, config_.packed, config_.low_rank, name, rows, cols);
   if (!weight.ok() && weight.status().code() != StatusCode::kNotFound) {
     return weight.status().At(directory_);
   }
   return weight;
+}
+
+bool Checkpoint::HasLinear(const std::string& name) const {
+  return config_.low_rank.contains(name) || IsStored(config_, *tensors_, name);
+}
+
+Result<Shape> Checkpoint::LinearShape(const std::string& name) const {
+  if (const auto info = config_.low_rank.find(name); info != config_.low_rank.end()) {
+    return Shape{info->second.rows, info->second.cols};
+  }
+  if (const auto info = config_.packed.find(name); info != config_.packed.end()) {
+    return Shape{info->second.rows, info->second.cols};
+  }
+  HARROW_ASSIGN_OR_RETURN(const TensorView view, tensors_->Find(name));
+  return view.shape;
+}
+
+std::vector<std::string> Checkpoint::LinearTensors(const std::string& name) const {
+  std::vector<std::string> found;
+  for (const std::string_view part : {std::string_view(), kLowRankASuffix, kLowRankBSuffix}) {
+    const std::string weight = name + std::string(part);
+    const std::string tensor = config_.packed.contains(weight) ? PackedName(weight) : weight;
+    if (tensors_->Contains(tensor)) found.push_back(tensor);
+  }
+  return found;
+}
+
+Result<LinearWeight> ReadLinear(const TensorSource& tensors, const PackedWeights& packed,
+                                const LowRankWeights& low_rank, const std::string& name,
+                                int64_t rows, int64_t cols) {
+  const auto found = low_rank.find(name);
+  if (found == low_rank.end()) return ReadStored(tensors, packed, name, rows, cols);
+  const LowRankInfo& info = found->second;
+  if (info.rows != rows || info.cols != cols) {
+    return Corruption("weight {}: low-rank of [{}, {}], expected [{}, {}]", name, info.rows,
+                      info.cols, rows, cols);
+  }
+  LinearWeight weight;
+  if (info.residual) {
+    HARROW_ASSIGN_OR_RETURN(weight, ReadStored(tensors, packed, name, rows, cols));
+  }
+  weight.rows = rows;
+  weight.cols = cols;
+  auto factors = std::make_shared<LowRankFactors>();
+  HARROW_ASSIGN_OR_RETURN(
+      factors->a,
+      ReadStored(tensors, packed, name + std::string(kLowRankASuffix), info.rank, cols));
+  HARROW_ASSIGN_OR_RETURN(
+      factors->b,
+      ReadStored(tensors, packed, name + std::string(kLowRankBSuffix), rows, info.rank));
+  weight.low_rank = std::move(factors);
+  return weight;
+}
+
+std::string_view WeightOfTensor(std::string_view tensor) {
+  TakeSuffix(&tensor, kPackedSuffix);
+  if (!TakeSuffix(&tensor, kLowRankASuffix)) TakeSuffix(&tensor, kLowRankBSuffix);
+  return tensor;
 }
 
 Result<std::vector<float>> Checkpoint::Float32(const std::string& name, const Shape& shape) const {

@@ -18,6 +18,10 @@ namespace harrow {
 
 // A packed weight is stored as the U8 tensor "<weight name>.packed".
 inline constexpr std::string_view kPackedSuffix = ".packed";
+// The factors of a low-rank product are stored as linear weights "<weight name>.low_rank_a" and
+// "..._b", plain or packed.
+inline constexpr std::string_view kLowRankASuffix = ".low_rank_a";
+inline constexpr std::string_view kLowRankBSuffix = ".low_rank_b";
 
 // Immutable; safe to share between threads, and Linear may be called from several at once.
 class Checkpoint {
@@ -29,11 +33,17 @@ class Checkpoint {
   const HfConfig& config() const { return config_; }
   const TensorSource& tensors() const { return *tensors_; }
 
-  // The linear weight called `name` (e.g. "model.layers.0.mlp.up_proj.weight"), packed or dense;
-  // fails unless its shape is [rows, cols]. A packed weight is checked completely: structure,
-  // checksum and count of non-zeros. A view of the mapped file; only data that is not aligned
-  // (other tools' files) is copied.
+  // The linear weight called `name` (e.g. "model.layers.0.mlp.up_proj.weight"), packed, dense or
+  // low-rank; fails unless its shape is [rows, cols]. A packed weight is checked completely:
+  // structure, checksum and count of non-zeros. A view of the mapped file; only data that is not
+  // aligned (other tools' files) is copied.
   Result<LinearWeight> Linear(const std::string& name, int64_t rows, int64_t cols) const;
+  // Whether some form of the weight is stored, and its shape as far as config.json and the headers
+  // of the tensors say; NotFound names what is missing.
+  bool HasLinear(const std::string& name) const;
+  Result<Shape> LinearShape(const std::string& name) const;
+  // The stored tensors that make up the weight.
+  std::vector<std::string> LinearTensors(const std::string& name) const;
   // A float tensor of exactly this shape, converted to float32 (norms; not for large matrices).
   Result<std::vector<float>> Float32(const std::string& name, const Shape& shape) const;
 
@@ -68,16 +78,16 @@ class CheckpointWriter {
   virtual bool HasShard(const std::string& shard) const = 0;
   // Opens a finished shard of the work folder, to read its tensors back (resume).
   virtual Result<std::shared_ptr<const TensorSource>> OpenShard(const std::string& shard) const = 0;
-  // The packed weights of a finished shard, by weight name (with OpenShard this rebuilds
-  // LinearWeights).
-  virtual std::map<std::string, PackedWeightInfo> ShardPackedInfo(
-      const std::string& shard) const = 0;
+  // The packed and low-rank weights of a finished shard (with OpenShard, ReadLinear rebuilds them).
+  virtual PackedWeights ShardPackedInfo(const std::string& shard) const = 0;
+  virtual LowRankWeights ShardLowRankInfo(const std::string& shard) const = 0;
 
   // Collects tensors of one shard; the views are kept (with their owners) until EndShard writes
   // them at once.
   virtual Status BeginShard(const std::string& shard) = 0;
   virtual Status AddTensor(const std::string& name, const TensorView& view) = 0;
-  // A dense weight is stored under `name` as a plain tensor; any other as "<name>.packed".
+  // A dense weight is stored under `name` as a plain tensor; any other as "<name>.packed"; the
+  // factors of a low-rank product beside it.
   virtual Status AddLinear(const std::string& name, const LinearWeight& weight) = 0;
   virtual Status EndShard() = 0;
 
@@ -99,6 +109,15 @@ class CheckpointWriter {
 // non-zeros.
 Result<LinearWeight> RestorePackedWeight(const std::string& name, const PackedWeightInfo& info,
                                          const TensorView& packed);
+
+// The linear weight `name` of `tensors` in whatever form it has; Checkpoint::Linear, and its like
+// for a shard.
+Result<LinearWeight> ReadLinear(const TensorSource& tensors, const PackedWeights& packed,
+                                const LowRankWeights& low_rank, const std::string& name,
+                                int64_t rows, int64_t cols);
+
+// The weight that a stored tensor is a part of: its name without suffixes.
+std::string_view WeightOfTensor(std::string_view tensor);
 
 // Converts a llama2.c checkpoint (v0 or v1 float32) to a Hugging Face directory, RoPE permutation
 // of wq and wk included. `tokenizer_model` may name a sentencepiece model to copy in (empty: none).

@@ -18,6 +18,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/packed_json.h"
 #include "checkpoint/safetensors.h"
+#include "formats/low_rank.h"
 
 // The work folder "<directory>.partial":
 //   harrow.lock        held while a writer lives; marks the folder as ours
@@ -44,7 +45,8 @@ constexpr std::string_view kSafetensorsSuffix = ".safetensors";
 struct ShardRecord {
   uint64_t file_bytes = 0;
   uint64_t hash = 0;  // XXH3-64 of the whole file
-  std::map<std::string, PackedWeightInfo> packed;
+  PackedWeights packed;
+  LowRankWeights low_rank;
 };
 
 Status FsError(const std::string& what, const std::error_code& error) {
@@ -54,14 +56,15 @@ Status FsError(const std::string& what, const std::error_code& error) {
 Result<ShardRecord> RecordOf(const std::string& path) {
   HARROW_ASSIGN_OR_RETURN(const auto file, MappedFile::Open(path));
   return ShardRecord{
-      file->bytes().size(), XXH3_64bits(file->bytes().data(), file->bytes().size()), {}};
+      file->bytes().size(), XXH3_64bits(file->bytes().data(), file->bytes().size()), {}, {}};
 }
 
 Status WriteRecord(const std::string& path, const ShardRecord& record) {
   HARROW_ASSIGN_OR_RETURN(const std::string text,
                           DumpJson({{"file_bytes", record.file_bytes},
                                     {"xxh3", record.hash},
-                                    {"weights", PackedWeightsJson(record.packed)}}));
+                                    {"weights", PackedWeightsJson(record.packed)},
+                                    {"low_rank", LowRankWeightsJson(record.low_rank)}}));
   return WriteFileAtomically(path, text);
 }
 
@@ -71,11 +74,14 @@ Result<ShardRecord> ReadRecord(const std::string& path) {
   const json* bytes = JsonGet(root, "file_bytes");
   const json* hash = JsonGet(root, "xxh3");
   const json* weights = JsonGet(root, "weights");
-  if (!bytes || !bytes->is_number_unsigned() || !hash || !hash->is_number_unsigned() || !weights) {
+  const json* low_rank = JsonGet(root, "low_rank");
+  if (!bytes || !bytes->is_number_unsigned() || !hash || !hash->is_number_unsigned() || !weights ||
+      !low_rank) {
     return Corruption("{}: not the record of a shard", path);
   }
-  ShardRecord record{bytes->get<uint64_t>(), hash->get<uint64_t>(), {}};
+  ShardRecord record{bytes->get<uint64_t>(), hash->get<uint64_t>(), {}, {}};
   HARROW_RETURN_IF_ERROR(ReadPackedWeights(*weights, &record.packed).At(path));
+  HARROW_RETURN_IF_ERROR(ReadLowRankWeights(*low_rank, &record.low_rank).At(path));
   return record;
 }
 
@@ -157,9 +163,14 @@ class WriterImpl : public CheckpointWriter {
     return OpenSafetensors(ShardPath(shard));
   }
 
-  std::map<std::string, PackedWeightInfo> ShardPackedInfo(const std::string& shard) const override {
+  PackedWeights ShardPackedInfo(const std::string& shard) const override {
     const auto it = shards_.find(shard);
-    return it == shards_.end() ? std::map<std::string, PackedWeightInfo>() : it->second.packed;
+    return it == shards_.end() ? PackedWeights() : it->second.packed;
+  }
+
+  LowRankWeights ShardLowRankInfo(const std::string& shard) const override {
+    const auto it = shards_.find(shard);
+    return it == shards_.end() ? LowRankWeights() : it->second.low_rank;
   }
 
   Status BeginShard(const std::string& shard) override {
@@ -169,6 +180,7 @@ class WriterImpl : public CheckpointWriter {
     open_shard_ = shard;
     tensors_.clear();
     packed_.clear();
+    low_rank_.clear();
     return OkStatus();
   }
 
@@ -181,26 +193,14 @@ class WriterImpl : public CheckpointWriter {
   }
 
   Status AddLinear(const std::string& name, const LinearWeight& weight) override {
-    if (weight.spec.format == FormatId::kDense) {
-      const DType dtype = weight.spec.values == ValueType::kF32   ? DType::kF32
-                          : weight.spec.values == ValueType::kF16 ? DType::kF16
-                                                                  : DType::kBf16;
-      const TensorView view{dtype, {weight.rows, weight.cols}, weight.data.data(), weight.owner};
-      if (view.bytes() != weight.data.size()) {
-        return InvalidArgument("weight {}: {} bytes, expected {}", name, weight.data.size(),
-                               view.bytes());
-      }
-      return AddTensor(name, view);
-    }
-    auto nonzeros = ValidateWeight(weight);
-    if (!nonzeros.ok()) return nonzeros.status().At("weight " + name);
+    if (weight.low_rank == nullptr) return AddStored(name, weight);
+    const LowRankFactors& factors = *weight.low_rank;
     HARROW_RETURN_IF_ERROR(
-        AddTensor(name + std::string(kPackedSuffix), {DType::kU8,
-                                                      {static_cast<int64_t>(weight.data.size())},
-                                                      weight.data.data(),
-                                                      weight.owner}));
-    packed_[name] = {weight.spec, weight.rows, weight.cols, *nonzeros, WeightChecksum(weight)};
-    return OkStatus();
+        ValidateLowRank(factors, weight.rows, weight.cols).status().At("weight " + name));
+    if (weight.has_residual()) HARROW_RETURN_IF_ERROR(AddStored(name, weight));
+    low_rank_[name] = {factors.a.rows, weight.rows, weight.cols, weight.has_residual()};
+    HARROW_RETURN_IF_ERROR(AddStored(name + std::string(kLowRankASuffix), factors.a));
+    return AddStored(name + std::string(kLowRankBSuffix), factors.b);
   }
 
   Status EndShard() override {
@@ -225,6 +225,7 @@ class WriterImpl : public CheckpointWriter {
     HARROW_RETURN_IF_ERROR(writer.Finish());
     HARROW_ASSIGN_OR_RETURN(ShardRecord record, RecordOf(ShardPath(shard)));
     record.packed = std::exchange(packed_, {});
+    record.low_rank = std::exchange(low_rank_, {});
     HARROW_RETURN_IF_ERROR(WriteRecord(RecordPath(shard), record));
     shards_.emplace(shard, std::move(record));
     return OkStatus();
@@ -257,6 +258,32 @@ class WriterImpl : public CheckpointWriter {
   }
 
  private:
+  // A weight without its factors.
+  Status AddStored(const std::string& name, const LinearWeight& weight) {
+    if (weight.spec.format == FormatId::kDense) {
+      const DType dtype = weight.spec.values == ValueType::kF32   ? DType::kF32
+                          : weight.spec.values == ValueType::kF16 ? DType::kF16
+                                                                  : DType::kBf16;
+      const TensorView view{dtype, {weight.rows, weight.cols}, weight.data.data(), weight.owner};
+      if (view.bytes() != weight.data.size()) {
+        return InvalidArgument("weight {}: {} bytes, expected {}", name, weight.data.size(),
+                               view.bytes());
+      }
+      return AddTensor(name, view);
+    }
+    LinearWeight residual = weight;
+    residual.low_rank = nullptr;
+    auto nonzeros = ValidateWeight(residual);
+    if (!nonzeros.ok()) return nonzeros.status().At("weight " + name);
+    HARROW_RETURN_IF_ERROR(
+        AddTensor(name + std::string(kPackedSuffix), {DType::kU8,
+                                                      {static_cast<int64_t>(weight.data.size())},
+                                                      weight.data.data(),
+                                                      weight.owner}));
+    packed_[name] = {weight.spec, weight.rows, weight.cols, *nonzeros, WeightChecksum(weight)};
+    return OkStatus();
+  }
+
   std::string ShardPath(const std::string& shard) const {
     return (model_ / (shard + std::string(kSafetensorsSuffix))).string();
   }
@@ -328,7 +355,8 @@ class WriterImpl : public CheckpointWriter {
   std::map<std::string, ShardRecord> shards_;  // finished
   std::string open_shard_;
   std::map<std::string, TensorView> tensors_;  // of the open shard
-  std::map<std::string, PackedWeightInfo> packed_;
+  PackedWeights packed_;
+  LowRankWeights low_rank_;
 };
 
 void WriterImpl::UndoFinish() {
@@ -469,11 +497,14 @@ Status WriterImpl::Finish(const HfConfig& config, std::string_view recipe_json,
                           std::string_view torch_dtype) {
   if (!open_shard_.empty()) return InvalidArgument("shard {} is still open", open_shard_);
   if (shards_.empty()) return InvalidArgument("{}: no shards were written", directory_.string());
-  std::map<std::string, PackedWeightInfo> packed;
-  for (const auto& [shard, record] : shards_)
+  PackedWeights packed;
+  LowRankWeights low_rank;
+  for (const auto& [shard, record] : shards_) {
     packed.insert(record.packed.begin(), record.packed.end());
+    low_rank.insert(record.low_rank.begin(), record.low_rank.end());
+  }
   HARROW_ASSIGN_OR_RETURN(const std::string config_text,
-                          WithHarrowSection(config, packed, recipe_json, torch_dtype));
+                          WithHarrowSection(config, packed, recipe_json, torch_dtype, low_rank));
   HARROW_ASSIGN_OR_RETURN(const auto names, NameShards());
   HARROW_ASSIGN_OR_RETURN(const std::string names_text, DumpJson(names));
   HARROW_RETURN_IF_ERROR(WriteFileAtomically((work_ / kFinishFile).string(), names_text));

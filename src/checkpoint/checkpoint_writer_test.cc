@@ -456,5 +456,92 @@ TEST(CheckpointWriter, AFileSizeLimitLeavesNoDirectory) {
   std::signal(SIGXFSZ, handler);
 }
 
+// The weight "w" [24, 16] of rank 2, as a plain residual and plain factors.
+LinearWeight LowRankWeight(const std::vector<float>& w, bool residual) {
+  LinearWeight weight;
+  if (residual) weight = *PackWeight(*ParseSpec("dense-bf16"), 24, 16, w.data());
+  weight.rows = 24;
+  weight.cols = 16;
+  auto factors = std::make_shared<LowRankFactors>();
+  factors->a = *PackWeight(*ParseSpec("dense-bf16"), 2, 16, w.data());
+  factors->b = *PackWeight(*ParseSpec("dense-i8/32"), 24, 2, w.data());
+  weight.low_rank = std::move(factors);
+  return weight;
+}
+
+TEST(CheckpointWriter, LowRankWeightsRoundTrip) {
+  const std::vector<float> w(24 * 16, 0.5f);
+  for (const bool residual : {false, true}) {
+    TempDir dir;
+    const std::string out = dir.File("out");
+    {
+      const Writer writer = Create(out, Key("k"));
+      ASSERT_STATUS_OK(writer->BeginShard("s"));
+      ASSERT_STATUS_OK(writer->AddLinear("w", LowRankWeight(w, residual)));
+      ASSERT_STATUS_OK(writer->EndShard());
+    }
+    const Writer writer = Create(out, Key("k"));  // a later run finds the shard whole
+    const auto shard = writer->OpenShard("s");
+    ASSERT_TRUE(shard.ok());
+    EXPECT_EQ(writer->ShardLowRankInfo("s").at("w").residual, residual);
+    const auto found = ReadLinear(**shard, writer->ShardPackedInfo("s"),
+                                  writer->ShardLowRankInfo("s"), "w", 24, 16);
+    ASSERT_TRUE(found.ok()) << found.status().ToString();
+    ASSERT_STATUS_OK(writer->Finish(TestConfig(), "", ""));
+    const auto checkpoint = Checkpoint::Open(out);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().ToString();
+    EXPECT_EQ((*checkpoint)->tensors().Contains("w"), residual);
+    EXPECT_TRUE((*checkpoint)->HasLinear("w"));
+    EXPECT_EQ(*(*checkpoint)->LinearShape("w"), (Shape{24, 16}));
+    EXPECT_EQ((*checkpoint)->LinearTensors("w").size(), residual ? 3u : 2u);
+    const auto weight = (*checkpoint)->Linear("w", 24, 16);
+    ASSERT_TRUE(weight.ok()) << weight.status().ToString();
+    std::vector<float> values(24 * 16);
+    UnpackRows(*weight, 0, 24, values.data());
+    for (const float value : values) {
+      EXPECT_NEAR(value, residual ? 1.0f : 0.5f, 0.01f);  // the INT8 scale is rounded
+    }
+    ExpectError((*checkpoint)->Linear("w", 16, 24).status(), StatusCode::kCorruption,
+                {"weight w", "[24, 16]", "[16, 24]"});
+  }
+}
+
+// config.json and tensors that tell different stories.
+TEST(CheckpointWriter, LowRankStoriesMustAgree) {
+  const std::vector<float> w(24 * 16, 0.5f);
+  TempDir dir;
+  const std::string out = dir.File("out");
+  const Writer writer = Create(out, {});
+  ASSERT_STATUS_OK(writer->BeginShard("s"));
+  ASSERT_STATUS_OK(writer->AddLinear("w", LowRankWeight(w, false)));
+  ASSERT_STATUS_OK(writer->EndShard());
+  ASSERT_STATUS_OK(writer->Finish(TestConfig(), "", ""));
+  const std::string good = ReadBytes(out + "/config.json");
+  const auto with = [&](const std::string& from, const std::string& to) {
+    nlohmann::json root = nlohmann::json::parse(good);
+    nlohmann::json& entry = root["harrow"]["low_rank"];
+    if (from == "name") {
+      entry[to] = entry["w"];
+      entry.erase("w");
+    } else if (from == "residual") {
+      entry["w"]["residual"] = true;
+    } else {
+      entry["w"][from] = std::stoi(to);
+    }
+    WriteBytes(out + "/config.json", root.dump());
+    auto checkpoint = Checkpoint::Open(out);
+    if (!checkpoint.ok()) return checkpoint.status();
+    return (*checkpoint)->Linear("w", 24, 16).status();
+  };
+  ExpectError(with("name", "v"), StatusCode::kCorruption, {"weight v", "v.low_rank_a"});
+  ExpectError(with("residual", "true"), StatusCode::kCorruption, {"weight w", "residual", "none"});
+  ExpectError(with("rank", "3"), StatusCode::kCorruption, {"w.low_rank_a", "[2, 16]", "[3, 16]"});
+  ExpectError(with("rows", "23"), StatusCode::kCorruption, {"weight w", "[23, 16]", "[24, 16]"});
+  nlohmann::json root = nlohmann::json::parse(good);
+  root["harrow"]["low_rank"] = nlohmann::json::object();
+  WriteBytes(out + "/config.json", root.dump());
+  ExpectError(Checkpoint::Open(out).status(), StatusCode::kCorruption, {"w.low_rank_", "describe"});
+}
+
 }  // namespace
 }  // namespace harrow

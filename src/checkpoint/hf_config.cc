@@ -14,7 +14,11 @@ namespace {
 
 using nlohmann::json;
 
+// Written by what needs it: a reader of version 1 would run a low-rank weight as its residual
+// alone.
 constexpr int32_t kHarrowVersion = 1;
+constexpr int32_t kLowRankVersion = 2;
+constexpr int32_t kMaxVersion = kLowRankVersion;
 constexpr uint64_t kMaxConfigBytes = 16 << 20;  // the harrow section takes about 200 bytes a weight
 
 // Caps are far above any model that exists and keep every later product of two of them (times eight
@@ -139,13 +143,20 @@ Status ReadHarrowSection(const json& root, HfConfig* config) {
   int64_t version = 0;
   HARROW_RETURN_IF_ERROR(
       RequireJsonInt(*section, "version", 1, std::numeric_limits<int32_t>::max(), &version));
-  if (version != kHarrowVersion) {
-    return Unsupported("version {}, this build reads version {}", version, kHarrowVersion);
+  if (version > kMaxVersion) {
+    return Unsupported("version {}, this build reads versions 1 to {}", version, kMaxVersion);
   }
-  config->harrow_version = kHarrowVersion;
+  config->harrow_version = static_cast<int32_t>(version);
   const json* weights = JsonGet(*section, "weights");
   if (weights == nullptr) return Corruption("weights is missing");
-  return ReadPackedWeights(*weights, &config->packed);
+  HARROW_RETURN_IF_ERROR(ReadPackedWeights(*weights, &config->packed));
+  const json* low_rank = JsonGet(*section, "low_rank");
+  if (low_rank == nullptr) return OkStatus();
+  if (version < kLowRankVersion) {
+    return Corruption("low_rank: found in version {}, expected version {}", version,
+                      kLowRankVersion);
+  }
+  return ReadLowRankWeights(*low_rank, &config->low_rank);
 }
 
 Status ReadConfig(const json& root, HfConfig* config) {
@@ -210,13 +221,15 @@ Result<HfConfig> LoadHfConfig(const std::string& directory) {
   return ParseHfConfig(text, path);
 }
 
-Result<std::string> WithHarrowSection(const HfConfig& config,
-                                      const std::map<std::string, PackedWeightInfo>& packed,
-                                      std::string_view recipe_json, std::string_view torch_dtype) {
+Result<std::string> WithHarrowSection(const HfConfig& config, const PackedWeights& packed,
+                                      std::string_view recipe_json, std::string_view torch_dtype,
+                                      const LowRankWeights& low_rank) {
   HARROW_ASSIGN_OR_RETURN(json root, ParseJsonObject(config.json, kConfigFile));
   root.erase("harrow");
-  if (!packed.empty()) {
-    json section = {{"version", kHarrowVersion}, {"weights", PackedWeightsJson(packed)}};
+  if (!packed.empty() || !low_rank.empty()) {
+    json section = {{"version", low_rank.empty() ? kHarrowVersion : kLowRankVersion},
+                    {"weights", PackedWeightsJson(packed)}};
+    if (!low_rank.empty()) section["low_rank"] = LowRankWeightsJson(low_rank);
     if (!recipe_json.empty()) {
       HARROW_ASSIGN_OR_RETURN(section["recipe"], ParseJsonObject(recipe_json, "recipe"));
     }

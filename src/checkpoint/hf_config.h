@@ -37,6 +37,19 @@ struct PackedWeightInfo {
   uint64_t checksum = 0;  // XXH3-64 of the packed bytes
 };
 
+// One weight with a low-rank product of the `harrow` section (docs/formats/low_rank.md).
+struct LowRankInfo {
+  int64_t rank = 0;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  bool residual = false;  // whether a weight is stored by the name itself, besides the factors
+};
+
+// How the linear weights of a directory, or of one shard, are stored where they are not plain
+// tensors. Weight name ("model.layers.0.mlp.up_proj.weight") -> form.
+using PackedWeights = std::map<std::string, PackedWeightInfo>;
+using LowRankWeights = std::map<std::string, LowRankInfo>;
+
 struct HfConfig {
   // architectures[0], e.g. "LlamaForCausalLM"; made from model_type where it is absent.
   std::string architecture;
@@ -63,7 +76,8 @@ struct HfConfig {
   // Empty for an ordinary model. Unknown sections are tolerated, and so are a quantization_config
   // without quant_method and a sparsity_config of format "dense"; one that says the weights are
   // stored otherwise is Unsupported.
-  std::map<std::string, PackedWeightInfo> packed;
+  PackedWeights packed;
+  LowRankWeights low_rank;
   int32_t harrow_version = 0;  // 0: no harrow section
   // The whole file, for writing it back with changes.
   std::string json;
@@ -75,12 +89,12 @@ struct HfConfig {
 Result<HfConfig> ParseHfConfig(std::string_view json, std::string_view where);
 Result<HfConfig> LoadHfConfig(const std::string& directory);
 
-// config.json text with the `harrow` section replaced (removed when `packed` is empty) and
+// config.json text with the `harrow` section replaced (removed when it would say nothing) and
 // torch_dtype set when not empty. `recipe_json`, a JSON object or empty, is stored as the section's
 // "recipe".
-Result<std::string> WithHarrowSection(const HfConfig& config,
-                                      const std::map<std::string, PackedWeightInfo>& packed,
-                                      std::string_view recipe_json, std::string_view torch_dtype);
+Result<std::string> WithHarrowSection(const HfConfig& config, const PackedWeights& packed,
+                                      std::string_view recipe_json, std::string_view torch_dtype,
+                                      const LowRankWeights& low_rank = {});
 
 }  // namespace harrow
 

@@ -174,7 +174,7 @@ TEST(HfConfig, CorruptConfigsAreNamed) {
       {R"(, "sparsity_config": {"format": "sparse-bitmask"})", kUnsupported, "sparse-bitmask"},
       {R"(, "harrow": [])", kCorrupt, "harrow: a JSON array"},
       {R"(, "harrow": {})", kCorrupt, "harrow: version is missing"},
-      {R"(, "harrow": {"version": 2})", kUnsupported, "harrow: version 2"},
+      {R"(, "harrow": {"version": 3})", kUnsupported, "harrow: version 3"},
       {R"(, "harrow": {"version": 1})", kCorrupt, "harrow: weights is missing"},
       {R"(, "harrow": {"version": 1, "weights": []})", kCorrupt, "harrow: weights"},
       {R"(, "harrow": {"version": 1, "weights": {"w": 1}})", kCorrupt, "weight w: 1"},
@@ -282,6 +282,50 @@ TEST(HfConfig, HarrowSectionRoundTrips) {
   EXPECT_EQ(nlohmann::json::parse(*plain), nlohmann::json::parse(config->json));
   ExpectError(WithHarrowSection(*config, packed, "{broken", "").status(), StatusCode::kCorruption,
               {"recipe"});
+}
+
+TEST(HfConfig, LowRankWeightsRoundTripInVersion2) {
+  const auto config = ParseExtra("");
+  ASSERT_TRUE(config.ok());
+  const LowRankWeights low_rank = {{"a.weight", {3, 64, 96, true}}, {"b", {64, 64, 64, false}}};
+  const auto text = WithHarrowSection(*config, {}, "", "", low_rank);
+  ASSERT_TRUE(text.ok()) << text.status().ToString();
+  const auto again = ParseHfConfig(*text, "c");
+  ASSERT_TRUE(again.ok()) << again.status().ToString();
+  EXPECT_EQ(again->harrow_version, 2);
+  ASSERT_EQ(again->low_rank.size(), 2u);
+  EXPECT_EQ(again->low_rank.at("a.weight").rank, 3);
+  EXPECT_EQ(again->low_rank.at("a.weight").cols, 96);
+  EXPECT_TRUE(again->low_rank.at("a.weight").residual);
+  EXPECT_FALSE(again->low_rank.at("b").residual);
+}
+
+TEST(HfConfig, BadLowRankWeightsAreRefused) {
+  const struct {
+    const char* section;
+    std::initializer_list<std::string_view> fragments;
+  } kCases[] = {
+      {R"({"version": 1, "weights": {}, "low_rank": {}})", {"low_rank", "version 1", "version 2"}},
+      {R"({"version": 2, "weights": {}, "low_rank": []})", {"low_rank", "object"}},
+      {R"({"version": 2, "weights": {}, "low_rank": {"w": 1}})", {"weight w", "object"}},
+      {R"({"version": 2, "weights": {}, "low_rank": {"w": {"rank": 5, "rows": 4, "cols": 8,
+          "residual": true}}})",
+       {"weight w", "rank", "5", "4"}},
+      {R"({"version": 2, "weights": {}, "low_rank": {"w": {"rank": 0, "rows": 4, "cols": 8,
+          "residual": true}}})",
+       {"weight w", "rank", "0"}},
+      {R"({"version": 2, "weights": {}, "low_rank": {"w": {"rank": 1, "rows": 4, "cols": 8}}})",
+       {"weight w", "residual"}},
+      {R"({"version": 2, "weights": {}, "low_rank": {"w": {"rank": 1, "rows": 99999999999,
+          "cols": 8, "residual": true}}})",
+       {"weight w", "rows"}},
+  };
+  for (const auto& c : kCases) {
+    SCOPED_TRACE(c.section);
+    const auto config = ParseExtra(std::string(", \"harrow\": ") + c.section);
+    EXPECT_FALSE(config.ok());
+    ExpectError(config.status(), StatusCode::kCorruption, c.fragments);
+  }
 }
 
 }  // namespace

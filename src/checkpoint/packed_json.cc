@@ -1,5 +1,6 @@
 #include "checkpoint/packed_json.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "formats/panel.h"
@@ -35,9 +36,19 @@ Status ReadPackedWeight(const json& entry, PackedWeightInfo* info) {
   return OkStatus();
 }
 
+Status ReadLowRank(const json& entry, LowRankInfo* info) {
+  if (!entry.is_object()) return Corruption("{}, expected an object", JsonQuote(entry));
+  HARROW_RETURN_IF_ERROR(RequireJsonInt(entry, "rows", 1, kMaxWeightDim, &info->rows));
+  HARROW_RETURN_IF_ERROR(RequireJsonInt(entry, "cols", 1, kMaxWeightDim, &info->cols));
+  HARROW_RETURN_IF_ERROR(
+      RequireJsonInt(entry, "rank", 1, std::min(info->rows, info->cols), &info->rank));
+  if (JsonGet(entry, "residual") == nullptr) return Corruption("residual is missing");
+  return ReadJsonBool(entry, "residual", &info->residual);
+}
+
 }  // namespace
 
-Status ReadPackedWeights(const json& weights, std::map<std::string, PackedWeightInfo>* packed) {
+Status ReadPackedWeights(const json& weights, PackedWeights* packed) {
   if (!weights.is_object())
     return Corruption("weights: {}, expected an object", JsonQuote(weights));
   for (const auto& item : weights.items()) {
@@ -49,7 +60,28 @@ Status ReadPackedWeights(const json& weights, std::map<std::string, PackedWeight
   return OkStatus();
 }
 
-json PackedWeightsJson(const std::map<std::string, PackedWeightInfo>& packed) {
+Status ReadLowRankWeights(const json& weights, LowRankWeights* low_rank) {
+  if (!weights.is_object())
+    return Corruption("low_rank: {}, expected an object", JsonQuote(weights));
+  for (const auto& item : weights.items()) {
+    LowRankInfo info;
+    HARROW_RETURN_IF_ERROR(
+        ReadLowRank(item.value(), &info).At("low_rank: weight " + PrintableName(item.key())));
+    low_rank->emplace(item.key(), info);
+  }
+  return OkStatus();
+}
+
+json LowRankWeightsJson(const LowRankWeights& low_rank) {
+  json weights = json::object();
+  for (const auto& [name, info] : low_rank) {
+    weights[name] = {
+        {"rank", info.rank}, {"rows", info.rows}, {"cols", info.cols}, {"residual", info.residual}};
+  }
+  return weights;
+}
+
+json PackedWeightsJson(const PackedWeights& packed) {
   json weights = json::object();
   for (const auto& [name, info] : packed) {
     weights[name] = {{"format", SpecName(info.spec)},

@@ -1,8 +1,8 @@
-// The JSON form of packed weights, shared by config.json and the work files of CheckpointWriter.
+// The JSON form of packed and low-rank weights, shared by config.json and the work files of
+// CheckpointWriter.
 #ifndef HARROW_CHECKPOINT_PACKED_JSON_H_
 #define HARROW_CHECKPOINT_PACKED_JSON_H_
 
-#include <map>
 #include <string>
 
 #include "checkpoint/hf_config.h"
@@ -11,9 +11,12 @@
 namespace harrow {
 
 // Reads {"<weight name>": {"format", "rows", "cols", "nonzeros", "xxh3"}}; errors name the weight.
-Status ReadPackedWeights(const nlohmann::json& weights,
-                         std::map<std::string, PackedWeightInfo>* packed);
-nlohmann::json PackedWeightsJson(const std::map<std::string, PackedWeightInfo>& packed);
+Status ReadPackedWeights(const nlohmann::json& weights, PackedWeights* packed);
+nlohmann::json PackedWeightsJson(const PackedWeights& packed);
+
+// The same for {"<weight name>": {"rank", "rows", "cols", "residual"}}.
+Status ReadLowRankWeights(const nlohmann::json& weights, LowRankWeights* low_rank);
+nlohmann::json LowRankWeightsJson(const LowRankWeights& low_rank);
 
 }  // namespace harrow
 

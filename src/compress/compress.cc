@@ -183,8 +183,14 @@ Status Compressor::Prepare() {
 
 // Refuses weights that cannot be compressed now and not when their turn comes.
 Status Compressor::CheckSource() const {
-  const std::map<std::string, PackedWeightInfo>& packed = checkpoint_->config().packed;
+  const PackedWeights& packed = checkpoint_->config().packed;
   for (const auto& [name, plan] : plan_.layers) {
+    if (checkpoint_->config().low_rank.contains(name)) {
+      return InvalidArgument(
+          "{}: is stored low-rank already; compress the original model, or leave this weight out "
+          "with `ignore`",
+          name);
+    }
     if (const auto info = packed.find(name); info != packed.end()) {
       if (info->second.spec.values != ValueType::kI8) continue;
       return InvalidArgument(
@@ -297,11 +303,11 @@ Status Compressor::RunBlock(int32_t b) {
   if (control_.Cancelled()) return Cancelled();
   HARROW_RETURN_IF_ERROR(model_->LoadBlock(b));
   for (const LinearLayer* linear : std::as_const(*model_).blocks()[b].linears()) {
-    report_.resident_bytes_before += linear->weight.data.size();
+    report_.resident_bytes_before += WeightBytes(linear->weight);
   }
   HARROW_RETURN_IF_ERROR(writer_->HasShard(ShardName(b)) ? RestoreBlock(b) : CompressBlock(b));
   for (const LinearLayer* linear : std::as_const(*model_).blocks()[b].linears()) {
-    report_.resident_bytes += linear->weight.data.size();
+    report_.resident_bytes += WeightBytes(linear->weight);
     const Result<int64_t> nonzeros = ValidateWeight(linear->weight);
     if (!nonzeros.ok()) return nonzeros.status().At(linear->name);
     block_weights_ += linear->rows * linear->cols;
@@ -393,19 +399,12 @@ Result<std::vector<LinearWeight>> Compressor::RestoreShard(
     const std::string& name, const std::vector<const LinearLayer*>& linears) {
   HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const TensorSource> shard,
                           writer_->OpenShard(name));
-  const std::map<std::string, PackedWeightInfo> packed = writer_->ShardPackedInfo(name);
+  const PackedWeights packed = writer_->ShardPackedInfo(name);
+  const LowRankWeights low_rank = writer_->ShardLowRankInfo(name);
   std::vector<LinearWeight> weights;
   for (const LinearLayer* linear : linears) {
-    LinearWeight weight;
-    const auto info = packed.find(linear->name);
-    if (info != packed.end()) {
-      HARROW_ASSIGN_OR_RETURN(const TensorView view,
-                              shard->Find(linear->name + std::string(kPackedSuffix)));
-      HARROW_ASSIGN_OR_RETURN(weight, RestorePackedWeight(linear->name, info->second, view));
-    } else {
-      HARROW_ASSIGN_OR_RETURN(const TensorView view, shard->Find(linear->name));
-      HARROW_ASSIGN_OR_RETURN(weight, WrapDense(view));
-    }
+    HARROW_ASSIGN_OR_RETURN(LinearWeight weight, ReadLinear(*shard, packed, low_rank, linear->name,
+                                                            linear->rows, linear->cols));
     if (const LayerPlan* plan = plan_.Find(linear->name); plan != nullptr) {
       const auto found = earlier_.find(linear->name);
       if (found != earlier_.end()) {
@@ -413,7 +412,7 @@ Result<std::vector<LinearWeight>> Compressor::RestoreShard(
       } else {
         HARROW_ASSIGN_OR_RETURN(const int64_t nonzeros, ValidateWeight(weight));
         LayerReport layer = DescribeStored(linear->name, weight, nonzeros, *plan);
-        layer.bytes_before = linear->weight.data.size();
+        layer.bytes_before = WeightBytes(linear->weight);
         AddLayer(std::move(layer));
       }
     }
@@ -448,9 +447,7 @@ void Compressor::FindOtherTensors() {
   }
   other_tensors_.resize(prefixes.size() + 1);
   for (const std::string& name : checkpoint_->tensors().names()) {
-    std::string weight = name;
-    if (weight.ends_with(kPackedSuffix)) weight.resize(weight.size() - kPackedSuffix.size());
-    if (linears.contains(weight)) continue;
+    if (linears.contains(std::string(WeightOfTensor(name)))) continue;
     const auto block = std::find_if(prefixes.begin(), prefixes.end(),
                                     [&name](const std::string& p) { return name.starts_with(p); });
     other_tensors_[static_cast<size_t>(block - prefixes.begin())].push_back(name);
@@ -486,13 +483,13 @@ Status Compressor::RunOuter() {
   std::vector<const LinearLayer*> linears = {&model_->embedding()};
   if (!model_->config().tied_head) linears.push_back(&std::as_const(*model_).head());
   for (const LinearLayer* linear : linears) {
-    report_.resident_bytes_before += linear->weight.data.size();
+    report_.resident_bytes_before += WeightBytes(linear->weight);
   }
   if (writer_->HasShard(kOuterShard)) {
     HARROW_ASSIGN_OR_RETURN(const std::vector<LinearWeight> weights,
                             RestoreShard(kOuterShard, linears));
     for (const LinearWeight& weight : weights)
-      report_.resident_bytes += weight.data.size();
+      report_.resident_bytes += WeightBytes(weight);
     return OkStatus();
   }
   StatisticsObserver observer;
@@ -509,7 +506,7 @@ Status Compressor::RunOuter() {
       HARROW_ASSIGN_OR_RETURN(weight,
                               CompressOne(*linear, *plan, observer.Take(linear->name).get()));
     }
-    report_.resident_bytes += weight.data.size();
+    report_.resident_bytes += WeightBytes(weight);
     HARROW_RETURN_IF_ERROR(writer_->AddLinear(linear->name, weight));
   }
   HARROW_RETURN_IF_ERROR(AddOtherTensors(Blocks()));

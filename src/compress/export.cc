@@ -1,6 +1,7 @@
 // A compressed model as an ordinary dense Hugging Face directory.
 #include <chrono>
 #include <cstring>
+#include <set>
 
 #include "base/buffer.h"
 #include "base/float16.h"
@@ -23,23 +24,22 @@ class Exporter {
   struct Item {
     std::string name;
     Shape shape;
-    bool packed = false;
+    bool packed = false;        // or low-rank: a linear weight that is no plain tensor
     DType dtype = DType::kF32;  // of a tensor that is not packed
   };
 
   Status ListItems() {
+    const HfConfig& config = checkpoint_->config();
+    std::set<std::string> compressed;  // seen; a low-rank weight has several tensors
     for (const std::string& stored : checkpoint_->tensors().names()) {
       Item item{stored, {}, false, DType::kF32};
-      if (stored.ends_with(kPackedSuffix)) {
-        const std::string name = stored.substr(0, stored.size() - kPackedSuffix.size());
-        const auto info = checkpoint_->config().packed.find(name);
-        if (info != checkpoint_->config().packed.end()) {
-          item.name = name;
-          item.shape = {info->second.rows, info->second.cols};
-          item.packed = true;
-        }
-      }
-      if (!item.packed) {
+      const std::string name(WeightOfTensor(stored));
+      if (config.packed.contains(name) || config.low_rank.contains(name)) {
+        if (!compressed.insert(name).second) continue;
+        item.name = name;
+        HARROW_ASSIGN_OR_RETURN(item.shape, checkpoint_->LinearShape(name));
+        item.packed = true;
+      } else {
         HARROW_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->tensors().Find(stored));
         item.shape = view.shape;
         item.dtype = view.dtype;

@@ -86,6 +86,24 @@ Result<LinearWeight> Repack(const LinearLayer& layer, const WeightSpec& spec) {
   });
 }
 
+// Packs w and the low-rank product, if there is one.
+Result<LinearWeight> Pack(const LayerWork& work, const WeightSpec& spec) {
+  if (!work.low_rank) return PackWeight(spec, work.rows, work.cols, work.w.data());
+  const LowRankProduct& product = *work.low_rank;
+  LinearWeight weight;
+  if (product.residual) {
+    HARROW_ASSIGN_OR_RETURN(weight, PackWeight(spec, work.rows, work.cols, work.w.data()));
+  }
+  const WeightSpec dense = {FormatId::kDense, ValueType::kBf16};
+  auto factors = std::make_shared<LowRankFactors>();
+  HARROW_ASSIGN_OR_RETURN(factors->a, PackWeight(dense, product.rank, work.cols, product.a.data()));
+  HARROW_ASSIGN_OR_RETURN(factors->b, PackWeight(dense, work.rows, product.rank, product.b.data()));
+  weight.rows = work.rows;
+  weight.cols = work.cols;
+  weight.low_rank = std::move(factors);
+  return weight;
+}
+
 LayerReport BasicReport(const std::string& name, const LinearWeight& weight, int64_t nonzeros,
                         const LayerPlan& plan) {
   LayerReport report;
@@ -96,9 +114,10 @@ LayerReport BasicReport(const std::string& name, const LinearWeight& weight, int
   report.nonzeros = nonzeros;
   report.sparsity = 1.0 - static_cast<double>(nonzeros) / static_cast<double>(weight.rows) /
                               static_cast<double>(weight.cols);
-  report.spec = SpecName(weight.spec);
+  report.spec = FormatText(weight);
   report.values = ValueTypeName(weight.spec.values);
-  report.bytes = weight.data.size();
+  report.rank = weight.low_rank != nullptr ? weight.low_rank->a.rows : 0;
+  report.bytes = WeightBytes(weight);
   return report;
 }
 
@@ -133,8 +152,7 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
     kept = std::count_if(work.w.begin(), work.w.end(), [](float value) { return value != 0.0f; });
   }
   const WeightSpec spec = ChooseSpec(work, kept, layer.weight.spec.values, store_dense);
-  Result<LinearWeight> packed =
-      rewritten ? PackWeight(spec, work.rows, work.cols, work.w.data()) : Repack(layer, spec);
+  Result<LinearWeight> packed = rewritten ? Pack(work, spec) : Repack(layer, spec);
   if (!packed.ok()) return packed.status().At(layer.name + ": store as " + SpecName(spec));
   result.weight = std::move(packed).value();
   const Result<int64_t> nonzeros = ValidateWeight(result.weight);
@@ -148,19 +166,23 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   }
   report.dead_columns = work.dead_columns;
   report.damping = work.damping;
-  report.bytes_before = layer.weight.data.size();
+  report.bytes_before = WeightBytes(layer.weight);
   // Only BF16 rounds what the steps computed without being asked to.
-  const bool rounds = spec.values == ValueType::kBf16 && layer.weight.spec.values != spec.values;
-  if (rounds || has_hessian) {
-    std::vector<float> stored(work.w.size());
-    UnpackRows(result.weight, 0, work.rows, stored.data());
-    for (size_t i = 0; rounds && i < stored.size(); ++i)
+  const bool rounds = spec.values == ValueType::kBf16 && layer.weight.spec.values != spec.values &&
+                      result.weight.has_residual();
+  std::vector<float> stored(rounds || has_hessian ? work.w.size() : 0);
+  if (rounds) {
+    LinearWeight residual = result.weight;
+    residual.low_rank = nullptr;
+    UnpackRows(residual, 0, work.rows, stored.data());
+    for (size_t i = 0; i < stored.size(); ++i)
       report.rounded += stored[i] != work.w[i];
-    if (has_hessian) {
-      UnpackRows(layer.weight, 0, work.rows, work.w.data());
-      report.relative_error =
-          statistics->RelativeOutputError(work.w.data(), stored.data(), work.rows);
-    }
+  }
+  if (has_hessian) {
+    UnpackRows(result.weight, 0, work.rows, stored.data());
+    UnpackRows(layer.weight, 0, work.rows, work.w.data());
+    report.relative_error =
+        statistics->RelativeOutputError(work.w.data(), stored.data(), work.rows);
   }
   if (work.dead_columns > 0) {
     report.warnings.push_back(

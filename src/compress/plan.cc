@@ -48,6 +48,36 @@ Status CheckTargetsMatch(const RecipeStep& step, const std::vector<const LinearL
   return OkStatus();
 }
 
+// Whether a step may come next on a weight, as far as low-rank products go.
+Status CheckLowRankOrder(const RecipeStep& step, const LayerPlan& layer, const std::string& name,
+                         bool embedding) {
+  const LowRankUse use = step.method->low_rank();
+  if (use != LowRankUse::kNone && embedding) {
+    return InvalidArgument("{}: {} is an embedding, which cannot be stored low-rank", step.where,
+                           name);
+  }
+  if (use == LowRankUse::kCorrects && layer.steps.empty()) {
+    return InvalidArgument("{}: no step before it changes {}, so there is nothing to correct",
+                           step.where, name);
+  }
+  for (const RecipeStep* earlier : layer.steps) {
+    const LowRankUse before = earlier->method->low_rank();
+    if (before == LowRankUse::kNone) continue;
+    if (use != LowRankUse::kNone) {
+      return InvalidArgument("{}: {} has a low-rank product already (from {})", step.where, name,
+                             earlier->where);
+    }
+    if (before != LowRankUse::kSplitsOff) {
+      return InvalidArgument("{}: {} comes before it ({}) and must be the last step of {}{}",
+                             step.where, earlier->method_name, earlier->where, name,
+                             before == LowRankUse::kReplaces
+                                 ? "; `residual: true` leaves a residual to compress"
+                                 : "");
+    }
+  }
+  return OkStatus();
+}
+
 }  // namespace
 
 const LayerPlan* CompressionPlan::Find(const std::string& name) const {
@@ -85,7 +115,10 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
         return status.At(step.where + ": " + linear.name);
       }
       LayerPlan& layer = plan.layers[linear.name];
-      if (!layer.steps.empty() && layer.steps.back()->method->quantizes()) {
+      HARROW_RETURN_IF_ERROR(
+          CheckLowRankOrder(step, layer, linear.name, &linear == &model.embedding()));
+      if (!layer.steps.empty() && layer.steps.back()->method->quantizes() &&
+          step.method->low_rank() != LowRankUse::kCorrects) {
         return InvalidArgument("{}: {} is quantized by the step before it ({}); quantize last",
                                step.where, linear.name, layer.steps.back()->where);
       }

@@ -80,6 +80,7 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
 InputStatistics::InputStatistics(int64_t cols, StatisticsNeed need) : cols_(cols), need_(need) {
   sum_squares_.assign(static_cast<size_t>(cols), 0.0);
   if (Has(need, StatisticsNeed::kInputSums)) sums_.assign(static_cast<size_t>(cols), 0.0);
+  if (Has(need, StatisticsNeed::kInputAbsSums)) abs_sums_.assign(static_cast<size_t>(cols), 0.0);
   if (has_hessian()) gram_.assign(static_cast<size_t>(cols * cols), 0.0);
 }
 
@@ -100,6 +101,10 @@ Status InputStatistics::Add(const float* x, int64_t m) {
   for (int64_t t = 0; t < m && !sums_.empty(); ++t) {
     for (int64_t j = 0; j < cols_; ++j)
       sums_[static_cast<size_t>(j)] += x[t * cols_ + j];
+  }
+  for (int64_t t = 0; t < m && !abs_sums_.empty(); ++t) {
+    for (int64_t j = 0; j < cols_; ++j)
+      abs_sums_[static_cast<size_t>(j)] += std::fabs(static_cast<double>(x[t * cols_ + j]));
   }
   tokens_ += m;
   if (!has_hessian()) return OkStatus();

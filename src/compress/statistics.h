@@ -15,9 +15,10 @@ namespace harrow {
 // A set of flags.
 enum class StatisticsNeed : uint8_t {
   kNone = 0,
-  kInputNorms = 1,  // sums of squares per input
-  kHessian = 2,     // X^T X
-  kInputSums = 4,   // sums per input
+  kInputNorms = 1,    // sums of squares per input
+  kHessian = 2,       // X^T X
+  kInputSums = 4,     // sums per input
+  kInputAbsSums = 8,  // sums of absolute values per input
 };
 inline StatisticsNeed operator|(StatisticsNeed a, StatisticsNeed b) {
   return static_cast<StatisticsNeed>(static_cast<int>(a) | static_cast<int>(b));
@@ -54,6 +55,8 @@ class InputStatistics {
   const std::vector<double>& sum_squares() const { return sum_squares_; }
   // sum over tokens of x_j, [cols]; empty unless kInputSums was asked for.
   const std::vector<double>& sums() const { return sums_; }
+  // sum over tokens of |x_j|, [cols]; empty unless kInputAbsSums was asked for.
+  const std::vector<double>& abs_sums() const { return abs_sums_; }
   // H = (2 / sequences) X^T X, [cols, cols], both triangles. After Finish().
   const std::vector<double>& hessian() const { return gram_; }
   // Columns with H_jj = 0.
@@ -76,6 +79,7 @@ class InputStatistics {
   int64_t tokens_ = 0;
   std::vector<double> sum_squares_;
   std::vector<double> sums_;
+  std::vector<double> abs_sums_;
   std::vector<double> gram_;        // upper triangle until Finish()
   std::vector<float> partial_;      // float32 gram of one call, for wide inputs
   std::vector<double> converted_;   // a chunk of x in float64

@@ -98,9 +98,17 @@ Result<InspectReport> InspectModel(const std::string& path, const RunControl* co
     const int64_t elements = NumElements(entry.shape);
     entry.density =
         elements > 0 ? static_cast<double>(nonzeros) / static_cast<double>(elements) : 0;
-    report.params += elements;
+    // Factors count as the weight that they stand for, or as nothing beside its residual.
+    int64_t params = elements;
+    const auto low_rank = config.low_rank.find(std::string(WeightOfTensor(name)));
+    if (low_rank != config.low_rank.end() && entry.name != low_rank->first) {
+      const LowRankInfo& product = low_rank->second;
+      const bool stands_for_it = !product.residual && entry.name.ends_with(kLowRankASuffix);
+      params = stands_for_it ? product.rows * product.cols : 0;
+    }
+    report.params += params;
     if (IsBlockLinear(entry.name, entry.shape)) {
-      report.linear_params += elements;
+      report.linear_params += params;
       linear_nonzeros += nonzeros;
     }
     report.tensors.push_back(std::move(entry));

@@ -16,7 +16,7 @@ std::vector<std::string> LoadedModel::Formats() const {
   std::set<std::string> names;
   for (const Block& block : model->blocks()) {
     for (const LinearLayer* layer : block.linears())
-      names.insert(SpecName(layer->weight.spec));
+      names.insert(FormatText(layer->weight));
   }
   return {names.begin(), names.end()};
 }

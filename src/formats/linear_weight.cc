@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/float16.h"
+#include "formats/low_rank.h"
 #include "formats/panel.h"
 
 namespace harrow {
@@ -252,12 +253,38 @@ Status ValidateGrid(const QuantGrid& grid, const WeightSpec& spec, int64_t rows,
 }
 
 void UnpackRows(const LinearWeight& weight, int64_t begin, int64_t end, float* out) {
-  OpsOf(weight.spec.format).unpack(weight, begin, end, out);
+  if (weight.has_residual()) {
+    OpsOf(weight.spec.format).unpack(weight, begin, end, out);
+  } else {
+    std::fill_n(out, (end - begin) * weight.cols, 0.0f);
+  }
+  if (weight.low_rank != nullptr) AddLowRankRows(*weight.low_rank, begin, end, out);
 }
 
 Result<int64_t> ValidateWeight(const LinearWeight& weight) {
-  HARROW_RETURN_IF_ERROR(ValidateSpec(weight.spec));
-  return OpsOf(weight.spec.format).validate(weight);
+  int64_t nonzeros = 0;
+  if (weight.low_rank == nullptr || weight.has_residual()) {
+    HARROW_RETURN_IF_ERROR(ValidateSpec(weight.spec));
+    HARROW_ASSIGN_OR_RETURN(nonzeros, OpsOf(weight.spec.format).validate(weight));
+  }
+  if (weight.low_rank == nullptr) return nonzeros;
+  HARROW_ASSIGN_OR_RETURN(const int64_t factors,
+                          ValidateLowRank(*weight.low_rank, weight.rows, weight.cols));
+  return nonzeros + factors;
+}
+
+uint64_t WeightBytes(const LinearWeight& weight) {
+  uint64_t bytes = weight.data.size();
+  if (weight.low_rank != nullptr) {
+    bytes += weight.low_rank->a.data.size() + weight.low_rank->b.data.size();
+  }
+  return bytes;
+}
+
+std::string FormatText(const LinearWeight& weight) {
+  if (weight.low_rank == nullptr) return SpecName(weight.spec);
+  return fmt::format("{}{}low-rank {}", weight.has_residual() ? SpecName(weight.spec) : "",
+                     weight.has_residual() ? " + " : "", weight.low_rank->a.rows);
 }
 
 uint64_t WeightChecksum(const LinearWeight& weight) {

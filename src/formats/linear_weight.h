@@ -53,6 +53,8 @@ Result<WeightSpec> ParseSpec(std::string_view text);
 // Whether the spec is one that Harrow has (format x value type, group, N:M limits).
 Status ValidateSpec(const WeightSpec& spec);
 
+struct LowRankFactors;
+
 // One packed weight. Not owning unless `owner` is set; copying is cheap.
 struct LinearWeight {
   WeightSpec spec;
@@ -60,8 +62,19 @@ struct LinearWeight {
   int64_t cols = 0;  // K
   std::span<const std::byte> data;
   std::shared_ptr<const void> owner;
+  // W = what spec and data describe, the residual, plus B * A; null for most weights. A weight
+  // without data, and then only, has no residual: it is B * A alone (docs/formats/low_rank.md).
+  std::shared_ptr<const LowRankFactors> low_rank = nullptr;
 
   bool empty() const { return rows == 0; }
+  bool has_residual() const { return !data.empty(); }
+};
+
+// The product B * A of rank `a.rows`. The factors are weights in any format, without factors of
+// their own.
+struct LowRankFactors {
+  LinearWeight a;  // [rank, cols]
+  LinearWeight b;  // [rows, rank]
 };
 
 // Supplies W for packing: writes row `row` (cols float32) to `out`. May be called from one thread
@@ -90,7 +103,7 @@ const FormatOps& OpsOf(FormatId format);
 std::string_view FormatName(FormatId format);  // "dense", "bitmask", "nm", ...
 std::span<const FormatId> AllFormats();
 
-// Conveniences over OpsOf(...).
+// Conveniences over OpsOf(...), for the whole weight: residual and low-rank product.
 uint64_t AnalyzeWeight(const WeightSpec& spec, int64_t rows, int64_t cols, int64_t nonzeros);
 //
 // Packs W as `reader` supplies it. Quantized values are rounded to the nearest code of `grid`,
@@ -108,12 +121,18 @@ QuantGrid RtnGrid(const WeightSpec& spec, int64_t rows, int64_t cols, const floa
 // negative for kI4 only; zeros are there for kU4 only, integers 0 .. 15.
 Status ValidateGrid(const QuantGrid& grid, const WeightSpec& spec, int64_t rows, int64_t cols);
 void UnpackRows(const LinearWeight& weight, int64_t begin, int64_t end, float* out);
+// Non-zeros of residual and factors together.
 Result<int64_t> ValidateWeight(const LinearWeight& weight);
+
+// Bytes of residual and factors.
+uint64_t WeightBytes(const LinearWeight& weight);
+// "bitmask-bf16", "low-rank 64", "bitmask-bf16 + low-rank 64".
+std::string FormatText(const LinearWeight& weight);
 
 // Wraps a row-major float tensor [rows, cols] as kDense without copying.
 Result<LinearWeight> WrapDense(const TensorView& view);
 
-// XXH3-64 of the packed bytes.
+// XXH3-64 of the packed bytes of the residual.
 uint64_t WeightChecksum(const LinearWeight& weight);
 
 }  // namespace harrow

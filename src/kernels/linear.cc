@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "formats/panel.h"
 #include "kernels/activation.h"
+#include "kernels/elementwise.h"
 #include "kernels/linear_kernel.h"
 
 namespace harrow {
@@ -23,6 +24,10 @@ class LinearScratch {
     uint64_t begin_byte;  // within the call
   };
   std::vector<Product> products;
+  // Of calls with low-rank weights.
+  std::vector<LinearOp> expanded;
+  std::deque<AlignedArray<float>> inner;  // x A^T of each such weight
+  AlignedArray<float> outer;              // (x A^T) B^T of one
 };
 
 namespace {
@@ -109,10 +114,11 @@ void DeleteLinearScratch(LinearScratch* scratch) {
   delete scratch;
 }
 
-void Linear(const LinearContext& context, std::span<const LinearOp> ops, const float* x,
-            int64_t x_stride, int64_t m, int64_t k) {
-  if (m <= 0 || ops.empty()) return;
-  HARROW_CHECK(context.scratch != nullptr);
+namespace {
+
+// Linear() for residuals: weights without low-rank products.
+void RunProducts(const LinearContext& context, std::span<const LinearOp> ops, const float* x,
+                 int64_t x_stride, int64_t m, int64_t k) {
   LinearScratch& scratch = *context.scratch;
 
   size_t packed = 0;
@@ -161,6 +167,62 @@ void Linear(const LinearContext& context, std::span<const LinearOp> ops, const f
     context.pool->Run(run);
   } else {
     run(0);
+  }
+}
+
+// y += (x A^T) B^T, or = where there is no residual, for `inner` = x A^T [m, rank].
+void RunOuter(const LinearContext& context, const LinearOp& op, const float* inner, int64_t m) {
+  const LowRankFactors& factors = *op.weight->low_rank;
+  const int64_t rank = factors.a.rows;
+  const int64_t rows = op.weight->rows;
+  if (!op.weight->has_residual()) {
+    const LinearOp product{.weight = &factors.b, .y = op.y, .y_stride = op.y_stride};
+    RunProducts(context, {&product, 1}, inner, rank, m, rank);
+    return;
+  }
+  float* const outer = context.scratch->outer.Reserve(static_cast<uint64_t>(m * rows));
+  const LinearOp product{.weight = &factors.b, .y = outer, .y_stride = rows};
+  RunProducts(context, {&product, 1}, inner, rank, m, rank);
+  const auto add = [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token)
+      AddInPlace(op.y + token * op.y_stride, outer + token * rows, rows);
+  };
+  constexpr int64_t kFloatsPerPiece = 32768;
+  if (context.pool != nullptr) {
+    context.pool->ParallelFor(m, std::max<int64_t>(1, kFloatsPerPiece / rows), add);
+  } else {
+    add(0, m);
+  }
+}
+
+}  // namespace
+
+void Linear(const LinearContext& context, std::span<const LinearOp> ops, const float* x,
+            int64_t x_stride, int64_t m, int64_t k) {
+  if (m <= 0 || ops.empty()) return;
+  HARROW_CHECK(context.scratch != nullptr);
+  const auto has_factors = [](const LinearOp& op) { return op.weight->low_rank != nullptr; };
+  if (std::none_of(ops.begin(), ops.end(), has_factors)) {
+    RunProducts(context, ops, x, x_stride, m, k);
+    return;
+  }
+  // Residuals and A factors share x and one fork-join; then each B has an x of its own.
+  LinearScratch& scratch = *context.scratch;
+  scratch.expanded.clear();
+  scratch.inner.resize(std::max(scratch.inner.size(), ops.size()));
+  for (size_t i = 0; i < ops.size(); ++i) {
+    HARROW_CHECK(ops[i].weight->cols == k);
+    if (ops[i].weight->low_rank == nullptr || ops[i].weight->has_residual())
+      scratch.expanded.push_back(ops[i]);
+    if (ops[i].weight->low_rank == nullptr) continue;
+    const LinearWeight& a = ops[i].weight->low_rank->a;
+    scratch.expanded.push_back({.weight = &a,
+                                .y = scratch.inner[i].Reserve(static_cast<uint64_t>(m * a.rows)),
+                                .y_stride = a.rows});
+  }
+  RunProducts(context, scratch.expanded, x, x_stride, m, k);
+  for (size_t i = 0; i < ops.size(); ++i) {
+    if (has_factors(ops[i])) RunOuter(context, ops[i], scratch.inner[i].data(), m);
   }
 }
 

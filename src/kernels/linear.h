@@ -36,13 +36,14 @@ struct LinearContext {
 // share the work by bytes of weight. Where a format's kernels want BF16 or INT8 activations they
 // round x themselves: BF16 to nearest even; INT8 symmetric per token and group of the weight's
 // group size (at most 128 inputs). Each output is computed by one thread in an order that does not
-// depend on the number of threads.
+// depend on the number of threads. A weight with a low-rank product costs two more products: x A^T
+// [M, rank] beside the others, then that times B^T, rounded as an x by B's kernel.
 void Linear(const LinearContext& context, std::span<const LinearOp> ops, const float* x,
             int64_t x_stride, int64_t m, int64_t k);
 
 // Name of the kernel that Linear() would run for this weight and M on this machine, under
 // HARROW_ISA and HARROW_KERNEL: "linear.bitmask_i8.avx512". For reports and `harrow doctor
-// --kernels`.
+// --kernels`. Of the residual or one factor, not of a weight that has factors.
 std::string_view LinearKernelName(const LinearWeight& weight, int64_t m);
 
 // Every listed kernel, fastest first, for listings and for tests that force each in turn.

@@ -261,6 +261,63 @@ TEST(LinearTest, ProductsThatShareX) {
   }
 }
 
+// Weights with and without residual and factors in one call, against the sum of exact products;
+// the inner activations are rounded for B's kernel, so B is compared on what A's kernel made.
+TEST(LinearTest, LowRankWeights) {
+  constexpr int64_t kCols = 100, kRank = 24;
+  Rng rng(15);
+  const auto pack = [&rng](const char* spec, int64_t rows, int64_t cols, double density) {
+    const WeightSpec parsed = ParseSpec(spec).value();
+    return PackWeight(parsed, rows, cols, RandomWeight(parsed, rows, cols, density, &rng).data())
+        .value();
+  };
+  const LinearWeight plain = pack("dense-bf16", 40, kCols, 1);
+  const LinearWeight residual = pack("bitmask-bf16", 70, kCols, 0.5);
+  auto factors = std::make_shared<LowRankFactors>();
+  factors->a = pack("dense-bf16", kRank, kCols, 1);
+  factors->b = pack("dense-bf16", 70, kRank, 1);
+  LinearWeight both = residual;
+  both.low_rank = factors;
+  LinearWeight alone;
+  alone.rows = 70;
+  alone.cols = kCols;
+  alone.low_rank = factors;
+  for (const int64_t m : {1, 5, 70}) {
+    const std::vector<float> x = RandomX(m * kCols, &rng);
+    const Scratch scratch(NewLinearScratch());
+    const auto run = [&](ThreadPool* pool, const LinearWeight& weight, const float* in,
+                         int64_t width) {
+      std::vector<float> y(static_cast<size_t>(m * weight.rows));
+      const LinearOp op{.weight = &weight, .y = y.data(), .y_stride = weight.rows};
+      Linear({pool, scratch.get()}, {&op, 1}, in, width, m, width);
+      return y;
+    };
+    const std::vector<float> inner = run(nullptr, factors->a, x.data(), kCols);
+    const std::vector<float> outer = run(nullptr, factors->b, inner.data(), kRank);
+    const std::vector<float> y_residual = run(nullptr, residual, x.data(), kCols);
+    const std::vector<float> y_plain = run(nullptr, plain, x.data(), kCols);
+    std::vector<float> sum = y_residual;
+    for (size_t i = 0; i < sum.size(); ++i)
+      sum[i] += outer[i];
+    for (const int threads : {1, 3}) {
+      ThreadPool pool(threads);
+      std::vector<float> y0(y_plain.size(), 7), y1(static_cast<size_t>(m * 75), 7), y2(sum.size());
+      const LinearOp ops[] = {{.weight = &plain, .y = y0.data(), .y_stride = 40},
+                              {.weight = &both, .y = y1.data(), .y_stride = 75},
+                              {.weight = &alone, .y = y2.data(), .y_stride = 70}};
+      Linear({&pool, scratch.get()}, ops, x.data(), kCols, m, kCols);
+      EXPECT_EQ(y0, y_plain);
+      EXPECT_EQ(y2, outer);
+      for (int64_t i = 0; i < m; ++i) {
+        for (int64_t r = 0; r < 75; ++r) {
+          EXPECT_EQ(y1[static_cast<size_t>(i * 75 + r)],
+                    r < 70 ? sum[static_cast<size_t>(i * 70 + r)] : 7.0f);
+        }
+      }
+    }
+  }
+}
+
 TEST(LinearTest, StridedX) {
   Rng rng(13);
   const WeightSpec spec = ParseSpec("bitmask-i8").value();

@@ -10,10 +10,6 @@
 namespace harrow {
 namespace {
 
-std::string PackedName(const std::string& name) {
-  return name + std::string(kPackedSuffix);
-}
-
 // Runs load(i) for i in [0, count), in parallel with a pool; the error of the lowest index wins.
 template <class LoadOne>
 Status LoadAll(int64_t count, ThreadPool* pool, const LoadOne& load) {
@@ -62,7 +58,8 @@ Result<std::unique_ptr<Model>> Model::Load(std::shared_ptr<const Checkpoint> che
 
   if (model->config_.tied_head) {
     LinearLayer& embedding = model->embedding_;
-    if (!model->IsStored(embedding.name) && model->IsStored(model->head_.name))
+    const Checkpoint& stored = *model->checkpoint_;
+    if (!stored.HasLinear(embedding.name) && stored.HasLinear(model->head_.name))
       embedding.name = model->head_.name;
     model->head_.name = embedding.name;
   }
@@ -84,6 +81,11 @@ Result<std::unique_ptr<Model>> Model::Load(std::shared_ptr<const Checkpoint> che
   HARROW_RETURN_IF_ERROR(LoadAll(static_cast<int64_t>(layers.size()), pool, [&](int64_t i) {
     return model->LoadLinear(layers[static_cast<size_t>(i)]);
   }));
+  // Rows of an embedding are read one at a time, which factors make dear.
+  if (model->embedding_.weight.low_rank != nullptr) {
+    return Unsupported("{}: {} is stored low-rank; an embedding cannot be",
+                       model->checkpoint_->directory(), model->embedding_.name);
+  }
   if (model->config_.tied_head) model->head_.weight = model->embedding_.weight;
   HARROW_RETURN_IF_ERROR(model->LoadNorm(model->final_norm_name_, &model->final_norm_));
   if (!options.lazy_blocks) {
@@ -106,20 +108,8 @@ Status Model::LoadNorm(const std::string& name, std::vector<float>* norm) const 
   return OkStatus();
 }
 
-bool Model::IsStored(const std::string& name) const {
-  return hf_config_.packed.contains(name) || checkpoint_->tensors().Contains(name);
-}
-
 Status Model::CheckStored(const std::string& name, const Shape& shape) const {
-  const auto packed = hf_config_.packed.find(name);
-  Shape found;
-  if (packed != hf_config_.packed.end()) {
-    found = {packed->second.rows, packed->second.cols};
-    HARROW_RETURN_IF_ERROR(checkpoint_->tensors().Find(PackedName(name)).status());
-  } else {
-    HARROW_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->tensors().Find(name));
-    found = view.shape;
-  }
+  HARROW_ASSIGN_OR_RETURN(const Shape found, checkpoint_->LinearShape(name));
   if (found == shape) return OkStatus();
   return Corruption("{}: tensor {}: shape {}, expected {}", checkpoint_->directory(), name,
                     ShapeToString(found), ShapeToString(shape));
@@ -140,18 +130,19 @@ void Model::ReleaseBlock(int32_t index) {
   for (LinearLayer* linear : block.linears()) {
     linear->weight = LinearWeight();
     if (checkpoint_ == nullptr) continue;
-    const bool packed = hf_config_.packed.contains(linear->name);
-    const auto view = checkpoint_->tensors().Find(packed ? PackedName(linear->name) : linear->name);
-    if (view.ok()) checkpoint_->tensors().DropResident(*view);
+    for (const std::string& tensor : checkpoint_->LinearTensors(linear->name)) {
+      const auto view = checkpoint_->tensors().Find(tensor);
+      if (view.ok()) checkpoint_->tensors().DropResident(*view);
+    }
   }
 }
 
 uint64_t Model::WeightBytesPerToken() const {
-  uint64_t bytes = head_.weight.data.size() + final_norm_.size() * sizeof(float);
+  uint64_t bytes = WeightBytes(head_.weight) + final_norm_.size() * sizeof(float);
   bytes += embedding_.weight.data.size() / static_cast<uint64_t>(config_.vocab);
   for (const Block& block : blocks_) {
     for (const LinearLayer* linear : block.linears())
-      bytes += linear->weight.data.size();
+      bytes += WeightBytes(linear->weight);
     bytes += (block.attention_norm.size() + block.ffn_norm.size()) * sizeof(float);
   }
   return bytes;
@@ -167,7 +158,11 @@ uint64_t Model::ResidentBytes() const {
 std::vector<std::string> Model::KernelNames(int64_t m) const {
   std::set<std::string> names;
   const auto add = [&](const LinearLayer& layer) {
-    if (!layer.weight.empty()) names.emplace(LinearKernelName(layer.weight, m));
+    if (layer.weight.has_residual()) names.emplace(LinearKernelName(layer.weight, m));
+    if (const auto& factors = layer.weight.low_rank; factors != nullptr) {
+      names.emplace(LinearKernelName(factors->a, m));
+      names.emplace(LinearKernelName(factors->b, m));
+    }
   };
   add(head_);
   for (const Block& block : blocks_) {

@@ -111,7 +111,6 @@ class Model {
   static Result<std::unique_ptr<Model>> Bind(const HfConfig& config);
   Status LoadLinear(LinearLayer* layer) const;
   Status LoadNorm(const std::string& name, std::vector<float>* norm) const;
-  bool IsStored(const std::string& name) const;
   Status CheckStored(const std::string& name, const Shape& shape) const;
   ModelConfig config_;
   HfConfig hf_config_;

@@ -41,16 +41,33 @@ struct Pattern {
   bool operator==(const Pattern&) const = default;
 };
 
+// What a method does with the low-rank product of a weight (LayerWork::low_rank).
+enum class LowRankUse : uint8_t {
+  kNone,
+  kReplaces,   // the weight becomes the product alone
+  kSplitsOff,  // w becomes the residual, which later steps compress
+  kCorrects,   // the product makes up for what earlier steps did to w; also after a quantizer
+};
+
+// B A of `rank`, made of BF16 numbers, in which it is stored.
+struct LowRankProduct {
+  int64_t rank = 0;
+  std::vector<float> a;   // [rank, cols]
+  std::vector<float> b;   // [rows, rank]
+  bool residual = false;  // false: w is zero and not stored
+};
+
 // One linear weight on its way through the steps of a recipe.
 struct LayerWork {
   std::string name;
-  int64_t rows = 0;                       // output features
-  int64_t cols = 0;                       // input features
-  std::vector<float> w;                   // [rows, cols], finite
-  std::vector<uint8_t> pruned;            // [rows, cols], 1: fixed at zero by an earlier step
-  std::vector<float> original;            // [rows, cols], w before the first step; empty unless
-                                          // a step of the layer needs_original()
-  InputStatistics* statistics = nullptr;  // null when no step of the layer needs them
+  int64_t rows = 0;                        // output features
+  int64_t cols = 0;                        // input features
+  std::vector<float> w;                    // [rows, cols], finite
+  std::vector<uint8_t> pruned;             // [rows, cols], 1: fixed at zero by an earlier step
+  std::optional<LowRankProduct> low_rank;  // the weight is w + B A
+  std::vector<float> original;             // [rows, cols], w before the first step; empty unless
+                                           // a step of the layer needs_original()
+  InputStatistics* statistics = nullptr;   // null when no step of the layer needs them
   ThreadPool* pool = nullptr;
   const RunControl* control = nullptr;  // may be null
   // What an allocator gave this layer in place of the sparsity that the step asks for.
@@ -75,6 +92,9 @@ class Method {
   virtual bool quantizes() const = 0;
   // False: only says how to store, and may be given a layer without w and pruned.
   virtual bool rewrites() const { return true; }
+  // At most one step of a weight may be other than kNone; none may follow one that replaces or
+  // corrects.
+  virtual LowRankUse low_rank() const { return LowRankUse::kNone; }
   // Whether LayerWork::original must be filled.
   virtual bool needs_original() const { return false; }
   // Whether weights outside the blocks, embedding and head, are meant where no `targets` are given.
