@@ -148,6 +148,7 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   }
   report.dead_columns = work.dead_columns;
   report.damping = work.damping;
+  report.notes = work.notes;
   report.bytes_before = layer.weight.data.size();
   // Only BF16 rounds what the steps computed without being asked to.
   const bool rounds = spec.values == ValueType::kBf16 && layer.weight.spec.values != spec.values;
