@@ -157,6 +157,7 @@ struct LayerReport {
   uint64_t bytes_before = 0;
   uint64_t bytes = 0;
   double seconds = 0;
+  std::vector<std::string> notes;
   std::vector<std::string> warnings;
 
   template <class V>
@@ -172,7 +173,7 @@ struct LayerReport {
     v("nonzeros", nonzeros, "stored values that are not zero, low-rank factors included");
     v("dead_columns", dead_columns,
       "inputs that were zero in all of the calibration; sparsegpt zeroes their weights");
-    v("damping", damping, "sparsegpt: damping that was used");
+    v("damping", damping, "of the Hessian, that was used");
     v("relative_error", relative_error,
       "|X W'^T - X W^T|^2 / |X W^T|^2 on the calibration inputs, stored against original weight");
     v("spec", spec, "format it is stored in");
@@ -183,6 +184,7 @@ struct LayerReport {
     v("bytes_before", bytes_before, "bytes of the weight in the source");
     v("bytes", bytes, "bytes of the stored weight");
     v("seconds", seconds, "spent on this weight");
+    v("notes", notes, "what methods tell of their work: iterations, objective");
     v("warnings", warnings, "what the user should know of this weight");
   }
 };

@@ -166,6 +166,7 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   }
   report.dead_columns = work.dead_columns;
   report.damping = work.damping;
+  report.notes = work.notes;
   report.bytes_before = WeightBytes(layer.weight);
   // Only BF16 rounds what the steps computed without being asked to.
   const bool rounds = spec.values == ValueType::kBf16 && layer.weight.spec.values != spec.values &&

@@ -170,6 +170,44 @@ Result<std::shared_ptr<const HessianFactor>> InputStatistics::Factor(double frac
   return failure;
 }
 
+Result<std::shared_ptr<const HessianSpectrum>> InputStatistics::Spectrum(double fraction) {
+  if (spectrum_ != nullptr && spectrum_->percent_damping == fraction) return spectrum_;
+  spectrum_ = nullptr;
+  const auto n = static_cast<size_t>(cols_);
+  HessianSpectrum spectrum;
+  spectrum.percent_damping = fraction;
+  double mean = 0;
+  for (size_t j = 0; j < n; ++j)
+    mean += gram_[j * n + j] / static_cast<double>(cols_);
+  spectrum.ridge = fraction * mean;
+  for (size_t j = 0; j < n; ++j) {
+    const double diagonal = gram_[j * n + j] + spectrum.ridge;
+    spectrum.scale.push_back(diagonal > 0 ? std::sqrt(diagonal) : 1.0);
+  }
+  std::vector<double>& a = spectrum.vectors;
+  a.resize(n * n);
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t j = 0; j < n; ++j) {
+      const double value = gram_[i * n + j] + (i == j ? spectrum.ridge : 0.0);
+      a[i * n + j] = value / (spectrum.scale[i] * spectrum.scale[j]);
+    }
+  }
+  // LAPACK's columns are our rows, so its eigenvectors come out as rows.
+  spectrum.values.resize(n);
+  if (LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'L', static_cast<lapack_int>(cols_), a.data(),
+                     static_cast<lapack_int>(cols_), spectrum.values.data()) != 0) {
+    return Error(StatusCode::kNumerical,
+                 "the eigenvalues of the Hessian of {} inputs do not "
+                 "converge",
+                 cols_);
+  }
+  // The matrix is positive semidefinite; what is below 0 is rounding.
+  for (double& value : spectrum.values)
+    value = std::max(value, 0.0);
+  spectrum_ = std::make_shared<const HessianSpectrum>(std::move(spectrum));
+  return spectrum_;
+}
+
 double InputStatistics::RelativeOutputError(const float* w, const float* changed,
                                             int64_t rows) const {
   constexpr int64_t kChunk = 128;

@@ -33,6 +33,15 @@ struct HessianFactor {
   std::vector<double> upper;
 };
 
+// Of N = S^-1 (H + damping) S^-1 with S = diag(scale), which has a unit diagonal.
+struct HessianSpectrum {
+  double percent_damping = 0;
+  double ridge = 0;             // the damping: percent_damping * mean(diag H)
+  std::vector<double> scale;    // [cols], root of the diagonal of H + damping; 1 where that is 0
+  std::vector<double> values;   // [cols], ascending, not below 0
+  std::vector<double> vectors;  // [cols, cols] row-major, row i is the eigenvector of values[i]
+};
+
 // Statistics of one distinct input (q, k and v share theirs) over all calibration sequences.
 // Averages are per sequence, not per token, as SparseGPT and Wanda define them.
 // Not thread safe.
@@ -68,6 +77,10 @@ class InputStatistics {
   // Source: SparseGPT (arXiv 2301.00774), sparsegpt.py fasterprune.
   Result<std::shared_ptr<const HessianFactor>> Factor(double fraction, bool escalate);
 
+  // The spectrum for a damping of `fraction` * mean(diag H). Kept for the next layer with the same
+  // input. kNumerical when the eigenvalues do not converge.
+  Result<std::shared_ptr<const HessianSpectrum>> Spectrum(double fraction);
+
   // |X D^T|^2 over |X W^T|^2 for D = changed - w, both [rows, cols] float32: the relative error of
   // the layer's output over the calibration. 0 when both are 0; infinity when only |X W^T| is.
   double RelativeOutputError(const float* w, const float* changed, int64_t rows) const;
@@ -85,6 +98,7 @@ class InputStatistics {
   std::vector<double> converted_;   // a chunk of x in float64
   double requested_fraction_ = -1;  // what factor_ was asked for with
   std::shared_ptr<const HessianFactor> factor_;
+  std::shared_ptr<const HessianSpectrum> spectrum_;
 };
 
 }  // namespace harrow

@@ -77,8 +77,9 @@ struct LayerWork {
   Pattern pattern;  // that the zeros keep to
   std::optional<double> requested_sparsity;
   int64_t dead_columns = 0;
-  std::optional<double> damping;  // that was used
-  int32_t quant_group = 0;        // > 0: store as INT8 with this many inputs a scale
+  std::optional<double> damping;   // that was used
+  int32_t quant_group = 0;         // > 0: store as INT8 with this many inputs a scale
+  std::vector<std::string> notes;  // what a step did, one text a step: "alps: 63 iterations, ..."
   std::vector<std::string> warnings;
 
   bool Cancelled() const { return control != nullptr && control->Cancelled(); }
