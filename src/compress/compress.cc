@@ -192,7 +192,7 @@ Status Compressor::CheckSource() const {
           name);
     }
     if (const auto info = packed.find(name); info != packed.end()) {
-      if (info->second.spec.values != ValueType::kI8) continue;
+      if (!IsQuantized(info->second.spec.values)) continue;
       return InvalidArgument(
           "{}: is stored as {} already; compress the original model, or leave this weight out with "
           "`ignore`",

@@ -88,11 +88,12 @@ Result<LinearWeight> Repack(const LinearLayer& layer, const WeightSpec& spec) {
 
 // Packs w and the low-rank product, if there is one.
 Result<LinearWeight> Pack(const LayerWork& work, const WeightSpec& spec) {
-  if (!work.low_rank) return PackWeight(spec, work.rows, work.cols, work.w.data());
+  const QuantGrid* grid = work.quantization ? work.quantization->grid.get() : nullptr;
+  if (!work.low_rank) return PackWeight(spec, work.rows, work.cols, work.w.data(), grid);
   const LowRankProduct& product = *work.low_rank;
   LinearWeight weight;
   if (product.residual) {
-    HARROW_ASSIGN_OR_RETURN(weight, PackWeight(spec, work.rows, work.cols, work.w.data()));
+    HARROW_ASSIGN_OR_RETURN(weight, PackWeight(spec, work.rows, work.cols, work.w.data(), grid));
   }
   const WeightSpec dense = {FormatId::kDense, ValueType::kBf16};
   auto factors = std::make_shared<LowRankFactors>();
