@@ -113,7 +113,7 @@ TEST_F(LowRankRunTest, FactorsReplaceTheWeight) {
 }
 
 // Residual and factors against one dense float32 product of their sum: activations, the inner ones
-// too, are rounded to BF16 on the way, 2^-9 each.
+// too, are rounded to BF16 on the way, 2^-8 each.
 TEST_F(LowRankRunTest, RunsAsItsDenseExport) {
   ASSERT_TRUE(Run(kPruneResidual, "out").ok());
   const auto exported =

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "compress/methods/low_rank_fit.h"
+#include "formats/linear_weight.h"
 #include "test_data.h"
 
 namespace harrow {
@@ -63,7 +64,7 @@ std::string Yaml(const nlohmann::json& c, const std::string& extra = "") {
   return c["method"] == "lowrank_correction" ? yaml + "\nweighting: diagonal" : yaml;
 }
 
-// |B A - reference| within the rounding of both factors to BF16 (2^-9 each, relative), and what the
+// |B A - reference| within the rounding of both factors to BF16 (2^-8 each, relative), and what the
 // 12 digits of the file and float64 algebra add.
 void ExpectProduct(const LowRankProduct& product, const LayerWork& layer,
                    const nlohmann::json& reference) {
@@ -79,7 +80,7 @@ void ExpectProduct(const LowRankProduct& product, const LayerWork& layer,
         magnitude += std::fabs(term);
       }
       const double expected = reference[static_cast<size_t>(i)][static_cast<size_t>(j)];
-      EXPECT_NEAR(sum, expected, 1.01 * 0x1.0p-8 * magnitude + 1e-9) << i << "," << j;
+      EXPECT_NEAR(sum, expected, 1.01 * 0x1.0p-7 * magnitude + 1e-9) << i << "," << j;
     }
   }
 }
