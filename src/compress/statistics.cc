@@ -189,12 +189,21 @@ Result<std::shared_ptr<const HessianSpectrum>> InputStatistics::Spectrum(double 
   }
   // LAPACK's columns are our rows, so its eigenvectors come out as rows.
   spectrum.values.resize(n);
-  if (LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'L', static_cast<lapack_int>(cols_), a.data(),
-                     static_cast<lapack_int>(cols_), spectrum.values.data()) != 0) {
+  const auto order = static_cast<lapack_int>(cols_);
+  lapack_int info = 0;
+  double work_size = 0;
+  lapack_int index_size = 0;
+  lapack_int query = -1;
+  LAPACK_dsyevd("V", "L", &order, a.data(), &order, spectrum.values.data(), &work_size, &query,
+                &index_size, &query, &info);
+  std::vector<double> work(static_cast<size_t>(work_size));
+  std::vector<lapack_int> index(static_cast<size_t>(index_size));
+  const auto work_count = static_cast<lapack_int>(work.size());
+  LAPACK_dsyevd("V", "L", &order, a.data(), &order, spectrum.values.data(), work.data(),
+                &work_count, index.data(), &index_size, &info);
+  if (info != 0) {
     return Error(StatusCode::kNumerical,
-                 "the eigenvalues of the Hessian of {} inputs do not "
-                 "converge",
-                 cols_);
+                 "the eigenvalues of the Hessian of {} inputs do not converge", cols_);
   }
   // The matrix is positive semidefinite; what is below 0 is rounding.
   for (double& value : spectrum.values)
