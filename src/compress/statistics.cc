@@ -81,6 +81,7 @@ InputStatistics::InputStatistics(int64_t cols, StatisticsNeed need) : cols_(cols
   sum_squares_.assign(static_cast<size_t>(cols), 0.0);
   if (Has(need, StatisticsNeed::kInputSums)) sums_.assign(static_cast<size_t>(cols), 0.0);
   if (has_hessian()) gram_.assign(static_cast<size_t>(cols * cols), 0.0);
+  if (Has(need, StatisticsNeed::kDenseInputs)) cross_.assign(static_cast<size_t>(cols * cols), 0.0);
 }
 
 Status InputStatistics::Add(const float* x, int64_t m) {
@@ -126,11 +127,34 @@ Status InputStatistics::Add(const float* x, int64_t m) {
   return OkStatus();
 }
 
+void InputStatistics::AddDense(const float* x, const float* dense, int64_t m) {
+  const auto n = static_cast<blasint>(cols_);
+  if (cols_ <= kDoubleGramCols) {
+    std::vector<double> chunk_x(static_cast<size_t>(kConvertRows * cols_));
+    std::vector<double> chunk_dense(chunk_x.size());
+    for (int64_t begin = 0; begin < m; begin += kConvertRows) {
+      const int64_t rows = std::min(kConvertRows, m - begin);
+      std::copy_n(x + begin * cols_, rows * cols_, chunk_x.begin());
+      std::copy_n(dense + begin * cols_, rows * cols_, chunk_dense.begin());
+      cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, n, static_cast<blasint>(rows), 1.0,
+                  chunk_x.data(), n, chunk_dense.data(), n, 1.0, cross_.data(), n);
+    }
+    return;
+  }
+  partial_.resize(cross_.size());
+  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, n, static_cast<blasint>(m), 1.0f, x, n,
+              dense, n, 0.0f, partial_.data(), n);
+  for (size_t i = 0; i < cross_.size(); ++i)
+    cross_[i] += partial_[i];
+}
+
 void InputStatistics::Finish() {
   partial_ = {};
   converted_ = {};
   if (!has_hessian() || sequences_ == 0) return;
   const double scale = 2.0 / static_cast<double>(sequences_);
+  for (double& value : cross_)
+    value *= scale;
   for (int64_t i = 0; i < cols_; ++i) {
     for (int64_t j = i; j < cols_; ++j) {
       const double value = gram_[static_cast<size_t>(i * cols_ + j)] * scale;

@@ -212,6 +212,40 @@ TEST(AlpsTest, SaysWhenTheSupportHasNotSettled) {
   EXPECT_NE(golden.layer.warnings[0].find("after 6 iterations"), std::string::npos);
 }
 
+TEST(LassoTest, ReachesTheDensityExactlyAndStaysOnEarlierMasks) {
+  ThreadPool pool(1);
+  for (const std::string compare : {"layer", "row"}) {
+    for (const double sparsity : {0.5, 0.83}) {
+      GoldenCase golden = MakeGolden(Shape(12, 40, 100, 14), &pool);
+      ASSERT_TRUE(Make("method: magnitude\nsparsity: 0.2")->Apply(&golden.layer).ok());
+      const std::vector<uint8_t> first = golden.layer.pruned;
+      ASSERT_TRUE(Make(fmt::format("method: lasso\nsparsity: {}\ncompare: {}", sparsity, compare))
+                      ->Apply(&golden.layer)
+                      .ok());
+      for (int64_t row = 0; row < 12 && compare == "row"; ++row) {
+        // A row of which more was pruned before cannot get weights back.
+        const auto begin = golden.layer.pruned.begin() + row * 40;
+        EXPECT_EQ(std::count(begin, begin + 40, 1),
+                  std::max<int64_t>(
+                      PrunedCount(40, sparsity),
+                      std::count(first.begin() + row * 40, first.begin() + (row + 1) * 40, 1)));
+      }
+      if (compare == "layer") EXPECT_EQ(Pruned(golden.layer), PrunedCount(12 * 40, sparsity));
+      for (size_t i = 0; i < first.size(); ++i) {
+        EXPECT_GE(golden.layer.pruned[i], first[i]);
+        EXPECT_EQ(golden.layer.w[i] == 0, golden.layer.pruned[i] != 0);
+      }
+    }
+  }
+}
+
+TEST(LassoTest, RefusesPatterns) {
+  Status status;
+  Make("method: lasso\npattern: \"2:4\"", &status);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("lasso is unstructured"), std::string::npos) << status.message();
+}
+
 TEST(ReconstructionTest, CancellationStopsEveryMethod) {
   ThreadPool pool(1);
   std::atomic<bool> cancel = true;
@@ -244,6 +278,67 @@ TEST(ReconstructTest, NoOtherWeightsOnTheMaskAreBetter) {
         EXPECT_GT(RelativeError(golden.layer), best) << first << " " << i;
         golden.layer.w[i] -= step;
       }
+    }
+  }
+}
+
+// |X w - X_dense w_0|^2 summed over rows, from the inputs themselves.
+double DenseError(const LayerWork& layer, const std::vector<float>& x,
+                  const std::vector<float>& dense) {
+  double error = 0;
+  for (size_t t = 0; t < x.size(); t += static_cast<size_t>(layer.cols)) {
+    for (int64_t row = 0; row < layer.rows; ++row) {
+      double y = 0;
+      for (int64_t j = 0; j < layer.cols; ++j) {
+        const auto i = static_cast<size_t>(row * layer.cols + j);
+        y += static_cast<double>(x[t + static_cast<size_t>(j)]) * layer.w[i] -
+             static_cast<double>(dense[t + static_cast<size_t>(j)]) * layer.original[i];
+      }
+      error += y * y;
+    }
+  }
+  return error;
+}
+
+TEST(ReconstructTest, TheDenseTargetIsTheDenseModelsOutput) {
+  ThreadPool pool(1);
+  constexpr int64_t kRows = 6;
+  constexpr int64_t kCols = 20;
+  constexpr int64_t kTokens = 90;
+  Rng rng(13);
+  std::vector<float> dense(static_cast<size_t>(kTokens * kCols));
+  for (float& value : dense)
+    value = static_cast<float>(rng.Normal());
+  std::vector<float> x = dense;
+  for (size_t i = 0; i < x.size(); ++i)
+    x[i] += 0.3f * static_cast<float>(rng.Normal()) + 0.2f * dense[i - i % kCols];
+  InputStatistics statistics(kCols, StatisticsNeed::kHessian | StatisticsNeed::kDenseInputs);
+  // In two calls and two sequences.
+  for (int part = 0; part < 2; ++part) {
+    const auto at = static_cast<int64_t>(part * kTokens / 2 * kCols);
+    ASSERT_TRUE(statistics.Add(x.data() + at, kTokens / 2).ok());
+    statistics.AddDense(x.data() + at, dense.data() + at, kTokens / 2);
+    statistics.EndSequence();
+  }
+  statistics.Finish();
+  LayerWork layer = testing::MakeLayer(kRows, kCols, &pool);
+  for (float& w : layer.w)
+    w = static_cast<float>(rng.Normal());
+  layer.original = layer.w;
+  layer.statistics = &statistics;
+  ASSERT_TRUE(Make("method: magnitude\nsparsity: 0.5")->Apply(&layer).ok());
+  LayerWork own = layer;
+  ASSERT_TRUE(Make("method: reconstruct\ndamping: 0")->Apply(&own).ok());
+  ASSERT_TRUE(Make("method: reconstruct\ndamping: 0\ntarget: dense")->Apply(&layer).ok());
+  const double best = DenseError(layer, x, dense);
+  EXPECT_LT(best, DenseError(own, x, dense));
+  for (size_t i = 0; i < layer.w.size(); ++i) {
+    if (layer.pruned[i] != 0) continue;
+    for (const float step : {-0.01f, 0.01f}) {
+      const float kept = layer.w[i];
+      layer.w[i] += step;
+      EXPECT_GT(DenseError(layer, x, dense), best) << i;
+      layer.w[i] = kept;
     }
   }
 }
