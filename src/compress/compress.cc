@@ -11,7 +11,9 @@
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
 #include "compress/blas_threads.h"
+#include "compress/block_method.h"
 #include "compress/calibration.h"
+#include "compress/dense_stream.h"
 #include "compress/hidden_store.h"
 #include "compress/layer.h"
 #include "compress/output_path.h"
@@ -83,8 +85,12 @@ class Compressor {
   Status RestoreBlock(int32_t b);
   Status RunOuter();
   Status ObserveHead(StatisticsObserver* observer);
-  Result<LinearWeight> CompressOne(const LinearLayer& layer, const LayerPlan& plan,
-                                   InputStatistics* statistics);
+  Result<CompressedLayer> CompressOne(const LinearLayer& layer, const LayerPlan& plan,
+                                      InputStatistics* statistics);
+  Status RunBlockSteps(const Block& block,
+                       const std::vector<std::shared_ptr<InputStatistics>>& statistics,
+                       std::vector<std::optional<CompressedLayer>>* done);
+  Status StoreLinear(std::optional<CompressedLayer> done, LinearLayer* linear);
   void FindOtherTensors();
   Status AddOtherTensors(int32_t b);  // Blocks(): those outside all blocks
   Status SaveLayerReports();
@@ -122,8 +128,9 @@ class Compressor {
   std::optional<Calibration> calibration_;
   std::unique_ptr<KvStore> kv_;  // one layer, reused by every block and sequence
   std::unique_ptr<HiddenStore> hidden_;
-  std::vector<float> sequence_;  // [sequence_length, hidden]
-  int32_t last_observed_ = -1;   // hidden states are needed up to this block; Blocks(): the head
+  std::unique_ptr<DenseStream> dense_;  // null when no step needs it
+  std::vector<float> sequence_;         // [sequence_length, hidden]
+  int32_t last_observed_ = -1;  // hidden states are needed up to this block; Blocks(): the head
   std::unique_ptr<CheckpointWriter> writer_;
   std::string work_folder_;
   std::map<std::string, LayerReport> earlier_;           // of an interrupted run
@@ -153,6 +160,7 @@ Status Compressor::Prepare() {
     for (const LinearLayer* linear : std::as_const(*model_).blocks()[b].linears()) {
       if (plan_.NeedOf(linear->name) != StatisticsNeed::kNone) last_observed_ = b;
     }
+    if (plan_.HasBlockSteps(model_->blocks()[b])) last_observed_ = b;
   }
   if (plan_.NeedOf(model_->head().name) != StatisticsNeed::kNone) last_observed_ = Blocks();
   report_.model = options_.model;
@@ -175,7 +183,9 @@ Status Compressor::Prepare() {
   const int64_t forward = Samples();
   for (int32_t b = 0; b < Blocks(); ++b) {
     total_units_ += static_cast<int64_t>(model_->blocks()[b].linears().size());
-    if (b <= last_observed_ && !writer_->HasShard(ShardName(b))) total_units_ += forward;
+    const bool observed = !writer_->HasShard(ShardName(b));
+    if (b <= last_observed_ && observed) total_units_ += forward;
+    if (b < last_observed_ && !observed && plan_.NeedsDenseStream()) total_units_ += forward;
     if (b < last_observed_) total_units_ += forward;
   }
   return OkStatus();
@@ -296,6 +306,9 @@ Status Compressor::EmbedSequences() {
         model_->Embed(calibration_->sequence(s), length, sequence_.data()).At("calibration"));
     HARROW_RETURN_IF_ERROR(hidden_->Write(s, sequence_.data()));
   }
+  if (!plan_.NeedsDenseStream()) return OkStatus();
+  HARROW_ASSIGN_OR_RETURN(dense_,
+                          DenseStream::Create(*model_, *calibration_, work_folder_, state_.get()));
   return OkStatus();
 }
 
@@ -305,7 +318,14 @@ Status Compressor::RunBlock(int32_t b) {
   for (const LinearLayer* linear : std::as_const(*model_).blocks()[b].linears()) {
     report_.resident_bytes_before += WeightBytes(linear->weight);
   }
-  HARROW_RETURN_IF_ERROR(writer_->HasShard(ShardName(b)) ? RestoreBlock(b) : CompressBlock(b));
+  if (writer_->HasShard(ShardName(b))) {
+    // The dense stream needs the weights that RestoreBlock replaces.
+    StatisticsObserver none;
+    if (dense_ != nullptr && b < last_observed_) HARROW_RETURN_IF_ERROR(Observe(b, &none));
+    HARROW_RETURN_IF_ERROR(RestoreBlock(b));
+  } else {
+    HARROW_RETURN_IF_ERROR(CompressBlock(b));
+  }
   for (const LinearLayer* linear : std::as_const(*model_).blocks()[b].linears()) {
     report_.resident_bytes += WeightBytes(linear->weight);
     const Result<int64_t> nonzeros = ValidateWeight(linear->weight);
@@ -318,16 +338,21 @@ Status Compressor::RunBlock(int32_t b) {
   return OkStatus();
 }
 
-// Runs the block as it is and lets `observer` see its inputs; the outputs are dropped.
+// Runs the block as it is and lets `observer` see its inputs; the outputs are dropped. Also takes
+// the dense stream through it.
 Status Compressor::Observe(int32_t b, StatisticsObserver* observer) {
   const auto start = std::chrono::steady_clock::now();
   const std::string what = fmt::format("block {}/{}: calibrate", b + 1, Blocks());
   for (int64_t s = 0; s < Samples(); ++s) {
     if (control_.Cancelled()) return Cancelled();
-    HARROW_RETURN_IF_ERROR(hidden_->Read(s, sequence_.data()));
-    HARROW_RETURN_IF_ERROR(model_->ForwardBlock(b, sequence_.data(), calibration_->sequence_length,
-                                                0, kv_.get(), 0, state_.get(), observer));
-    HARROW_RETURN_IF_ERROR(observer->EndSequence());
+    if (dense_ != nullptr) HARROW_RETURN_IF_ERROR(dense_->Run(b, s));
+    if (!observer->empty()) {
+      HARROW_RETURN_IF_ERROR(hidden_->Read(s, sequence_.data()));
+      HARROW_RETURN_IF_ERROR(model_->ForwardBlock(b, sequence_.data(),
+                                                  calibration_->sequence_length, 0, kv_.get(), 0,
+                                                  state_.get(), observer));
+      HARROW_RETURN_IF_ERROR(observer->EndSequence());
+    }
     Tick(what, 1);
   }
   observer->Finish();
@@ -351,43 +376,124 @@ Status Compressor::Advance(int32_t b) {
   return OkStatus();
 }
 
-Result<LinearWeight> Compressor::CompressOne(const LinearLayer& layer, const LayerPlan& plan,
-                                             InputStatistics* statistics) {
+Result<CompressedLayer> Compressor::CompressOne(const LinearLayer& layer, const LayerPlan& plan,
+                                                InputStatistics* statistics) {
   if (control_.Cancelled()) return Cancelled();
-  HARROW_ASSIGN_OR_RETURN(CompressedLayer done, CompressLayer(layer, plan, recipe_.store_dense,
-                                                              statistics, &pool_, &control_));
-  report_.seconds_weights += done.report.seconds;
-  AddLayer(std::move(done.report));
-  return std::move(done.weight);
+  Result<CompressedLayer> done =
+      CompressLayer(layer, plan, recipe_.store_dense, statistics, &pool_, &control_);
+  if (done.ok()) report_.seconds_weights += done->report.seconds;
+  return done;
+}
+
+// Lets the block steps rewrite what the other steps made of the linears of `block`, which still
+// has its original weights.
+Status Compressor::RunBlockSteps(const Block& block,
+                                 const std::vector<std::shared_ptr<InputStatistics>>& statistics,
+                                 std::vector<std::optional<CompressedLayer>>* done) {
+  BlockWork work;
+  work.config = &model_->config();
+  work.attention_norm = &block.attention_norm;
+  work.ffn_norm = &block.ffn_norm;
+  work.sequences = Samples();
+  work.length = calibration_->sequence_length;
+  work.read_input = [this](int64_t s, float* hidden) { return hidden_->Read(s, hidden); };
+  work.folder = work_folder_;
+  work.pool = &pool_;
+  work.control = &control_;
+  const std::vector<const LinearLayer*> linears = block.linears();
+  for (size_t i = 0; i < linears.size(); ++i) {
+    BlockLinear& linear = work.linears[i];
+    linear.name = linears[i]->name;
+    linear.rows = linears[i]->rows;
+    linear.cols = linears[i]->cols;
+    linear.original.resize(static_cast<size_t>(linear.rows * linear.cols));
+    UnpackRows(linears[i]->weight, 0, linear.rows, linear.original.data());
+    linear.w.resize(linear.original.size());
+    UnpackRows((*done)[i] ? (*done)[i]->weight : linears[i]->weight, 0, linear.rows,
+               linear.w.data());
+  }
+  std::set<size_t> changed;
+  for (const BlockStep& step : plan_.block_steps) {
+    for (size_t i = 0; i < linears.size(); ++i) {
+      const std::optional<CompressedLayer>& layer = (*done)[i];
+      work.linears[i].trainable =
+          layer && step.names.contains(linears[i]->name) && layer->weight.spec.group == 0 &&
+          layer->weight.low_rank == nullptr;
+      if (!work.linears[i].trainable) continue;
+      changed.insert(i);
+      (*done)[i]->report.method += "+" + step.step->method_name;
+    }
+    const Status status = step.step->method->block_method()->ApplyToBlock(&work);
+    if (!status.ok()) return status.At(step.step->method_name);
+  }
+  for (const size_t i : changed) {
+    CompressedLayer& layer = *(*done)[i];
+    for (std::string& note : work.linears[i].notes)
+      layer.report.notes.push_back(std::move(note));
+    HARROW_RETURN_IF_ERROR(
+        ReplaceValues(*linears[i], std::move(work.linears[i].w), statistics[i].get(), &layer));
+  }
+  for (const std::string& warning : work.warnings)
+    (*done)[*changed.begin()]->report.warnings.push_back(block.q.name + ": " + warning);
+  return OkStatus();
+}
+
+Status Compressor::StoreLinear(std::optional<CompressedLayer> done, LinearLayer* linear) {
+  if (done) {
+    linear->weight = std::move(done->weight);
+    AddLayer(std::move(done->report));
+  }
+  return writer_->AddLinear(linear->name, linear->weight);
 }
 
 Status Compressor::CompressBlock(int32_t b) {
   Block& block = model_->blocks()[static_cast<size_t>(b)];
   StatisticsObserver observer;
+  if (dense_ != nullptr) dense_->ClearWatched();
   const std::vector<const LinearLayer*> groups[] = {
       {&block.q, &block.k, &block.v}, {&block.o}, {&block.gate, &block.up}, {&block.down}};
   for (const std::vector<const LinearLayer*>& group : groups) {
     StatisticsNeed need = StatisticsNeed::kNone;
     for (const LinearLayer* linear : group)
       need = need | plan_.NeedOf(linear->name);
-    if (need != StatisticsNeed::kNone) observer.Watch(group, need);
+    if (Has(need, StatisticsNeed::kDenseInputs)) {
+      observer.WatchDense(group, need, dense_.get());
+    } else if (need != StatisticsNeed::kNone) {
+      observer.Watch(group, need);
+    }
   }
-  if (!observer.empty()) {
+  if (!observer.empty() || (dense_ != nullptr && b <= last_observed_)) {
     HARROW_RETURN_IF_ERROR(Observe(b, &observer));
   } else if (b <= last_observed_) {
     done_units_ += Samples();
   }
 
   HARROW_RETURN_IF_ERROR(writer_->BeginShard(ShardName(b)));
+  // Block steps need the source's weights and the statistics until all linears are done.
+  const bool has_block_steps = plan_.HasBlockSteps(block);
+  std::vector<std::shared_ptr<InputStatistics>> kept;
+  std::vector<std::optional<CompressedLayer>> waiting;
   for (LinearLayer* linear : block.linears()) {
     const LayerPlan* plan = plan_.Find(linear->name);
     // Taken also when unused, so that the statistics are freed with the last linear of a group.
     const std::shared_ptr<InputStatistics> statistics = observer.Take(linear->name);
     Tick(fmt::format("block {}/{}: {}", b + 1, Blocks(), linear->name), 1);
+    std::optional<CompressedLayer> done;
     if (plan != nullptr) {
-      HARROW_ASSIGN_OR_RETURN(linear->weight, CompressOne(*linear, *plan, statistics.get()));
+      HARROW_ASSIGN_OR_RETURN(done, CompressOne(*linear, *plan, statistics.get()));
     }
-    HARROW_RETURN_IF_ERROR(writer_->AddLinear(linear->name, linear->weight));
+    if (has_block_steps) {
+      waiting.push_back(std::move(done));
+      kept.push_back(statistics);
+    } else {
+      HARROW_RETURN_IF_ERROR(StoreLinear(std::move(done), linear));
+    }
+  }
+  if (has_block_steps) {
+    HARROW_RETURN_IF_ERROR(RunBlockSteps(block, kept, &waiting));
+    for (size_t i = 0; i < waiting.size(); ++i) {
+      HARROW_RETURN_IF_ERROR(StoreLinear(std::move(waiting[i]), block.linears()[i]));
+    }
   }
   HARROW_RETURN_IF_ERROR(AddOtherTensors(b));
   HARROW_RETURN_IF_ERROR(SaveLayerReports());
@@ -503,8 +609,10 @@ Status Compressor::RunOuter() {
     control_.Progress(linear->name, done_units_, total_units_);
     LinearWeight weight = linear->weight;
     if (const LayerPlan* plan = plan_.Find(linear->name); plan != nullptr) {
-      HARROW_ASSIGN_OR_RETURN(weight,
+      HARROW_ASSIGN_OR_RETURN(CompressedLayer done,
                               CompressOne(*linear, *plan, observer.Take(linear->name).get()));
+      weight = std::move(done.weight);
+      AddLayer(std::move(done.report));
     }
     report_.resident_bytes += WeightBytes(weight);
     HARROW_RETURN_IF_ERROR(writer_->AddLinear(linear->name, weight));

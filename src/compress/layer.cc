@@ -122,6 +122,30 @@ LayerReport BasicReport(const std::string& name, const LinearWeight& weight, int
   return report;
 }
 
+// Notes in the report what storing did to the values w, which are overwritten.
+void MeasureStored(const LinearLayer& layer, const InputStatistics* statistics,
+                   std::vector<float>* w, CompressedLayer* result) {
+  const LinearWeight& weight = result->weight;
+  const bool has_hessian = statistics != nullptr && statistics->has_hessian();
+  // Only BF16 rounds what the steps computed without being asked to.
+  const bool rounds = weight.spec.values == ValueType::kBf16 &&
+                      layer.weight.spec.values != weight.spec.values && weight.has_residual();
+  result->report.rounded = 0;
+  std::vector<float> stored(rounds || has_hessian ? w->size() : 0);
+  if (rounds) {
+    LinearWeight residual = weight;
+    residual.low_rank = nullptr;
+    UnpackRows(residual, 0, weight.rows, stored.data());
+    for (size_t i = 0; i < stored.size(); ++i)
+      result->report.rounded += stored[i] != (*w)[i];
+  }
+  if (!has_hessian) return;
+  UnpackRows(weight, 0, weight.rows, stored.data());
+  UnpackRows(layer.weight, 0, weight.rows, w->data());
+  result->report.relative_error =
+      statistics->RelativeOutputError(w->data(), stored.data(), weight.rows);
+}
+
 }  // namespace
 
 Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan,
@@ -169,23 +193,7 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   report.damping = work.damping;
   report.notes = work.notes;
   report.bytes_before = WeightBytes(layer.weight);
-  // Only BF16 rounds what the steps computed without being asked to.
-  const bool rounds = spec.values == ValueType::kBf16 && layer.weight.spec.values != spec.values &&
-                      result.weight.has_residual();
-  std::vector<float> stored(rounds || has_hessian ? work.w.size() : 0);
-  if (rounds) {
-    LinearWeight residual = result.weight;
-    residual.low_rank = nullptr;
-    UnpackRows(residual, 0, work.rows, stored.data());
-    for (size_t i = 0; i < stored.size(); ++i)
-      report.rounded += stored[i] != work.w[i];
-  }
-  if (has_hessian) {
-    UnpackRows(result.weight, 0, work.rows, stored.data());
-    UnpackRows(layer.weight, 0, work.rows, work.w.data());
-    report.relative_error =
-        statistics->RelativeOutputError(work.w.data(), stored.data(), work.rows);
-  }
+  MeasureStored(layer, statistics, &work.w, &result);
   if (work.dead_columns > 0) {
     report.warnings.push_back(
         fmt::format("{}: {} of {} inputs were zero in all of the calibration text", layer.name,
@@ -196,6 +204,20 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   }
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
+}
+
+Status ReplaceValues(const LinearLayer& layer, std::vector<float> w, InputStatistics* statistics,
+                     CompressedLayer* done) {
+  Result<LinearWeight> packed = PackWeight(done->weight.spec, layer.rows, layer.cols, w.data());
+  if (!packed.ok()) return packed.status().At(layer.name);
+  done->weight = std::move(packed).value();
+  const Result<int64_t> nonzeros = ValidateWeight(done->weight);
+  if (!nonzeros.ok()) return nonzeros.status().At(layer.name);
+  done->report.nonzeros = *nonzeros;
+  done->report.sparsity = 1.0 - static_cast<double>(*nonzeros) / static_cast<double>(w.size());
+  done->report.bytes = done->weight.data.size();
+  MeasureStored(layer, statistics, &w, done);
+  return OkStatus();
 }
 
 LayerReport DescribeStored(const std::string& name, const LinearWeight& weight, int64_t nonzeros,

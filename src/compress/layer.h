@@ -20,6 +20,11 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
                                       bool store_dense, InputStatistics* statistics,
                                       ThreadPool* pool, const RunControl* control);
 
+// Stores other values in place of those of `done`, in the same form, and brings its report up to
+// date. `w` [rows, cols] must be 0 where the weight of `done` is; `layer` is the source.
+Status ReplaceValues(const LinearLayer& layer, std::vector<float> w, InputStatistics* statistics,
+                     CompressedLayer* done);
+
 // What can be told of a stored weight without having compressed it: a block that an interrupted
 // run finished and whose notes are lost.
 LayerReport DescribeStored(const std::string& name, const LinearWeight& weight, int64_t nonzeros,

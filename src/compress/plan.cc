@@ -90,6 +90,21 @@ StatisticsNeed CompressionPlan::NeedOf(const std::string& name) const {
   return plan == nullptr ? StatisticsNeed::kNone : plan->need;
 }
 
+bool CompressionPlan::NeedsDenseStream() const {
+  return std::any_of(layers.begin(), layers.end(), [](const auto& layer) {
+    return Has(layer.second.need, StatisticsNeed::kDenseInputs);
+  });
+}
+
+bool CompressionPlan::HasBlockSteps(const Block& block) const {
+  for (const BlockStep& step : block_steps) {
+    for (const LinearLayer* linear : block.linears()) {
+      if (step.names.contains(linear->name)) return true;
+    }
+  }
+  return false;
+}
+
 Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
   std::vector<const LinearLayer*> linears;
   for (const Block& block : model.blocks()) {
@@ -103,6 +118,13 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
   CompressionPlan plan;
   for (const RecipeStep& step : recipe.steps) {
     HARROW_RETURN_IF_ERROR(CheckTargetsMatch(step, linears, block_linears, model));
+    const bool whole_blocks = step.method->block_method() != nullptr;
+    if (whole_blocks) {
+      plan.block_steps.push_back({&step, {}});
+    } else if (!plan.block_steps.empty()) {
+      return InvalidArgument("{}: {} comes after {}, which works on whole blocks and must be last",
+                             step.where, step.method_name, plan.block_steps.back().step->where);
+    }
     bool any = false;
     for (size_t i = 0; i < linears.size(); ++i) {
       const LinearLayer& linear = *linears[i];
@@ -110,6 +132,12 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
       const Result<bool> selected = Selected(step, linear.name, in_block);
       if (!selected.ok()) return selected.status().At(step.where);
       if (!*selected) continue;
+      if (whole_blocks) {
+        if (!in_block || !plan.layers.contains(linear.name)) continue;
+        any = true;
+        plan.block_steps.back().names.insert(linear.name);
+        continue;
+      }
       any = true;
       if (Status status = step.method->Check(linear.rows, linear.cols); !status.ok()) {
         return status.At(step.where + ": " + linear.name);
@@ -130,12 +158,19 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
             "magnitude for it",
             step.where, linear.name, step.method_name);
       }
+      if (!in_block && Has(step.method->needs(), StatisticsNeed::kDenseInputs)) {
+        return InvalidArgument(
+            "{}: {} lies outside the blocks, where the dense model's inputs are not gathered; use "
+            "`target: layer` for it",
+            step.where, linear.name);
+      }
       layer.steps.push_back(&step);
       layer.need = layer.need | step.method->needs();
       if (recipe.output_error && has_inputs) layer.need = layer.need | StatisticsNeed::kHessian;
     }
     if (!any) {
-      return InvalidArgument("{}: no weight is left after `targets` and `ignore`", step.where);
+      return InvalidArgument("{}: no weight is left after `targets` and `ignore`{}", step.where,
+                             whole_blocks ? " that a step before it compresses" : "");
     }
     for (const std::string& entry : step.ignore) {
       bool used = false;

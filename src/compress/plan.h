@@ -3,6 +3,7 @@
 #define HARROW_COMPRESS_PLAN_H_
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,10 +18,21 @@ struct LayerPlan {
   StatisticsNeed need = StatisticsNeed::kNone;
 };
 
+// A step that works on whole blocks, after all other steps.
+struct BlockStep {
+  const RecipeStep* step = nullptr;
+  std::set<std::string> names;  // weights that it may change: its targets that other steps compress
+};
+
 struct CompressionPlan {
   std::map<std::string, LayerPlan> layers;  // by weight name; only weights that have steps
+  std::vector<BlockStep> block_steps;       // in the recipe's order
   std::vector<std::string> warnings;
 
+  // Whether a step needs the dense model's inputs.
+  bool NeedsDenseStream() const;
+  // Whether a block step may change a weight of the block.
+  bool HasBlockSteps(const Block& block) const;
   const LayerPlan* Find(const std::string& name) const;
   StatisticsNeed NeedOf(const std::string& name) const;
 };

@@ -117,7 +117,8 @@ Result<Recipe> ReadRecipe(const YAML::Node& root, const std::string& where) {
   bool needs_calibration = recipe.output_error;
   for (size_t i = 0; i < steps.size(); ++i) {
     HARROW_ASSIGN_OR_RETURN(RecipeStep step, ReadStep(steps[i], where, i, &canonical_steps));
-    needs_calibration = needs_calibration || step.method->needs() != StatisticsNeed::kNone;
+    needs_calibration = needs_calibration || step.method->needs() != StatisticsNeed::kNone ||
+                        step.method->block_method() != nullptr;
     recipe.steps.push_back(std::move(step));
   }
   if (needs_calibration && !recipe.calibration) {

@@ -82,6 +82,7 @@ InputStatistics::InputStatistics(int64_t cols, StatisticsNeed need) : cols_(cols
   if (Has(need, StatisticsNeed::kInputSums)) sums_.assign(static_cast<size_t>(cols), 0.0);
   if (Has(need, StatisticsNeed::kInputAbsSums)) abs_sums_.assign(static_cast<size_t>(cols), 0.0);
   if (has_hessian()) gram_.assign(static_cast<size_t>(cols * cols), 0.0);
+  if (Has(need, StatisticsNeed::kDenseInputs)) cross_.assign(static_cast<size_t>(cols * cols), 0.0);
 }
 
 Status InputStatistics::Add(const float* x, int64_t m) {
@@ -131,11 +132,34 @@ Status InputStatistics::Add(const float* x, int64_t m) {
   return OkStatus();
 }
 
+void InputStatistics::AddDense(const float* x, const float* dense, int64_t m) {
+  const auto n = static_cast<blasint>(cols_);
+  if (cols_ <= kDoubleGramCols) {
+    std::vector<double> chunk_x(static_cast<size_t>(kConvertRows * cols_));
+    std::vector<double> chunk_dense(chunk_x.size());
+    for (int64_t begin = 0; begin < m; begin += kConvertRows) {
+      const int64_t rows = std::min(kConvertRows, m - begin);
+      std::copy_n(x + begin * cols_, rows * cols_, chunk_x.begin());
+      std::copy_n(dense + begin * cols_, rows * cols_, chunk_dense.begin());
+      cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, n, static_cast<blasint>(rows), 1.0,
+                  chunk_x.data(), n, chunk_dense.data(), n, 1.0, cross_.data(), n);
+    }
+    return;
+  }
+  partial_.resize(cross_.size());
+  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, n, static_cast<blasint>(m), 1.0f, x, n,
+              dense, n, 0.0f, partial_.data(), n);
+  for (size_t i = 0; i < cross_.size(); ++i)
+    cross_[i] += partial_[i];
+}
+
 void InputStatistics::Finish() {
   partial_ = {};
   converted_ = {};
   if (!has_hessian() || sequences_ == 0) return;
   const double scale = 2.0 / static_cast<double>(sequences_);
+  for (double& value : cross_)
+    value *= scale;
   for (int64_t i = 0; i < cols_; ++i) {
     for (int64_t j = i; j < cols_; ++j) {
       const double value = gram_[static_cast<size_t>(i * cols_ + j)] * scale;
@@ -194,12 +218,21 @@ Result<std::shared_ptr<const HessianSpectrum>> InputStatistics::Spectrum(double 
   }
   // LAPACK's columns are our rows, so its eigenvectors come out as rows.
   spectrum.values.resize(n);
-  if (LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'L', static_cast<lapack_int>(cols_), a.data(),
-                     static_cast<lapack_int>(cols_), spectrum.values.data()) != 0) {
+  const auto order = static_cast<lapack_int>(cols_);
+  lapack_int info = 0;
+  double work_size = 0;
+  lapack_int index_size = 0;
+  lapack_int query = -1;
+  LAPACK_dsyevd("V", "L", &order, a.data(), &order, spectrum.values.data(), &work_size, &query,
+                &index_size, &query, &info);
+  std::vector<double> work(static_cast<size_t>(work_size));
+  std::vector<lapack_int> index(static_cast<size_t>(index_size));
+  const auto work_count = static_cast<lapack_int>(work.size());
+  LAPACK_dsyevd("V", "L", &order, a.data(), &order, spectrum.values.data(), work.data(),
+                &work_count, index.data(), &index_size, &info);
+  if (info != 0) {
     return Error(StatusCode::kNumerical,
-                 "the eigenvalues of the Hessian of {} inputs do not "
-                 "converge",
-                 cols_);
+                 "the eigenvalues of the Hessian of {} inputs do not converge", cols_);
   }
   // The matrix is positive semidefinite; what is below 0 is rounding.
   for (double& value : spectrum.values)

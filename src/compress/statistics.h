@@ -19,6 +19,7 @@ enum class StatisticsNeed : uint8_t {
   kHessian = 2,       // X^T X
   kInputSums = 4,     // sums per input
   kInputAbsSums = 8,  // sums of absolute values per input
+  kDenseInputs = 64,  // X^T X_dense, with the dense model's inputs of the same tokens
 };
 inline StatisticsNeed operator|(StatisticsNeed a, StatisticsNeed b) {
   return static_cast<StatisticsNeed>(static_cast<int>(a) | static_cast<int>(b));
@@ -51,6 +52,8 @@ class InputStatistics {
 
   // Adds rows x [m, cols] float32. NaN and infinity are an error that names token and column.
   Status Add(const float* x, int64_t m);
+  // Adds the same rows' inputs in the dense model, [m, cols]; where kDenseInputs is asked for.
+  void AddDense(const float* x, const float* dense, int64_t m);
   // To be called after each sequence.
   void EndSequence() { ++sequences_; }
   // To be called once after the last Add.
@@ -60,6 +63,7 @@ class InputStatistics {
   int64_t sequences() const { return sequences_; }
   int64_t tokens() const { return tokens_; }
   bool has_hessian() const { return Has(need_, StatisticsNeed::kHessian); }
+  bool has_dense() const { return Has(need_, StatisticsNeed::kDenseInputs); }
   // sum over tokens of x_j^2, [cols].
   const std::vector<double>& sum_squares() const { return sum_squares_; }
   // sum over tokens of x_j, [cols]; empty unless kInputSums was asked for.
@@ -68,6 +72,9 @@ class InputStatistics {
   const std::vector<double>& abs_sums() const { return abs_sums_; }
   // H = (2 / sequences) X^T X, [cols, cols], both triangles. After Finish().
   const std::vector<double>& hessian() const { return gram_; }
+  // (2 / sequences) X^T X_dense, [cols, cols]; empty unless kDenseInputs was asked for. After
+  // Finish().
+  const std::vector<double>& dense_cross() const { return cross_; }
   // Columns with H_jj = 0.
   int64_t DeadColumns() const;
 
@@ -94,6 +101,7 @@ class InputStatistics {
   std::vector<double> sums_;
   std::vector<double> abs_sums_;
   std::vector<double> gram_;        // upper triangle until Finish()
+  std::vector<double> cross_;       // X^T X_dense
   std::vector<float> partial_;      // float32 gram of one call, for wide inputs
   std::vector<double> converted_;   // a chunk of x in float64
   double requested_fraction_ = -1;  // what factor_ was asked for with

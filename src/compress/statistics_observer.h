@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "compress/dense_stream.h"
 #include "compress/statistics.h"
 #include "model/hooks.h"
 #include "model/model.h"
@@ -23,15 +24,27 @@ class StatisticsObserver final : public Observer {
     for (const LinearLayer* linear : group)
       by_name_[linear->name] = statistics;
   }
+  // As above, with the dense model's inputs from `dense`, which must run each sequence first.
+  void WatchDense(const std::vector<const LinearLayer*>& group, StatisticsNeed need,
+                  DenseStream* dense) {
+    Watch(group, need);
+    dense->Watch(group.front()->name);
+    dense_ = dense;
+  }
   bool empty() const { return first_.empty(); }
-  void OnLinearInput(std::string_view name, const float* x, int64_t m, int64_t) override {
+  void OnLinearInput(std::string_view name, const float* x, int64_t m, int64_t k) override {
     const auto found = first_.find(name);
     if (found == first_.end() || !status_.ok()) return;
-    status_ = found->second->Add(x, m).At(name);
+    InputStatistics& statistics = *found->second;
+    const int64_t token = statistics.tokens() - tokens_before_[found->first];
+    status_ = statistics.Add(x, m).At(name);
+    if (statistics.has_dense()) statistics.AddDense(x, dense_->Input(name, token, m, k), m);
   }
   Status EndSequence() {
-    for (const auto& [name, statistics] : first_)
+    for (const auto& [name, statistics] : first_) {
       statistics->EndSequence();
+      tokens_before_[name] = statistics->tokens();
+    }
     return status_;
   }
   void Finish() {
@@ -51,6 +64,8 @@ class StatisticsObserver final : public Observer {
  private:
   std::map<std::string, std::shared_ptr<InputStatistics>, std::less<>> first_;
   std::map<std::string, std::shared_ptr<InputStatistics>, std::less<>> by_name_;
+  std::map<std::string, int64_t, std::less<>> tokens_before_;  // tokens of the sequences before
+  DenseStream* dense_ = nullptr;
   Status status_;
 };
 

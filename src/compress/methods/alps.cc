@@ -245,13 +245,7 @@ Status Alps::Solve(const SparsityTarget& target, const HessianSpectrum& spectrum
       !solved.ok()) {
     return solved.status();
   }
-  for (size_t i = 0; i < size; ++i) {
-    if (!std::isfinite(static_cast<float>(x[i]))) {
-      return Error(StatusCode::kNumerical, "the weight became {} at row {}, column {}", x[i],
-                   i / cols, i % cols);
-    }
-    layer->w[i] = static_cast<float>(x[i]);
-  }
+  HARROW_RETURN_IF_ERROR(StoreWeights(x, layer));
   layer->notes.push_back(fmt::format("alps: {} iterations, rho {:.4g}, support change {:.4g}",
                                      outcome.iterations, outcome.rho, outcome.support_change));
   if (outcome.iterations == iterations_ && outcome.support_change >= kSettled) {

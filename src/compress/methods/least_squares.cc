@@ -4,6 +4,7 @@
 #include <lapacke.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace harrow {
 namespace {
@@ -167,6 +168,17 @@ Status MaskedLeastSquares::Solve(const LayerWork& layer, const double* c, const 
     }
     for (size_t i = 0; i < k; ++i)
       x[row * cols_ + support[i]] = b[i];
+  }
+  return OkStatus();
+}
+
+Status StoreWeights(const std::vector<double>& x, LayerWork* layer) {
+  for (size_t i = 0; i < x.size(); ++i) {
+    layer->w[i] = layer->pruned[i] != 0 ? 0.0f : static_cast<float>(x[i]);
+    if (!std::isfinite(layer->w[i])) {
+      return Error(StatusCode::kNumerical, "the weight became {} at row {}, column {}", x[i],
+                   static_cast<int64_t>(i) / layer->cols, static_cast<int64_t>(i) % layer->cols);
+    }
   }
   return OkStatus();
 }

@@ -45,6 +45,10 @@ class MaskedLeastSquares {
   std::vector<double> inverse_diagonal_;  // 0 where A has no diagonal
 };
 
+// layer->w = x [rows, cols], 0 where pruned. kNumerical, with the place, where x is not finite in
+// float32.
+Status StoreWeights(const std::vector<double>& x, LayerWork* layer);
+
 }  // namespace harrow
 
 #endif  // HARROW_COMPRESS_METHODS_LEAST_SQUARES_H_

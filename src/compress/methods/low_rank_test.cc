@@ -6,6 +6,7 @@
 
 #include "compress/methods/low_rank_fit.h"
 #include "formats/linear_weight.h"
+#include "formats/linear_weight.h"
 #include "test_data.h"
 
 namespace harrow {
@@ -143,7 +144,7 @@ TEST(LowRankTest, CorrectsWhatQuantizationLost) {
   const nlohmann::json c = GoldenCases()[5];
   const auto error = [&](const std::string& steps) {
     Case golden(c, &pool);
-    golden.layer.quant_group = 32;
+    golden.layer.quantization = Quantization{ValueType::kI8, 32, nullptr};
     Status status;
     const std::unique_ptr<Method> method = Make(steps, &status);
     EXPECT_TRUE(status.ok()) << status.ToString();

@@ -94,6 +94,8 @@ struct LayerWork {
   bool Cancelled() const { return control != nullptr && control->Cancelled(); }
 };
 
+class BlockMethod;  // compress/block_method.h
+
 class Method {
  public:
   virtual ~Method() = default;
@@ -109,6 +111,8 @@ class Method {
   virtual bool needs_original() const { return false; }
   // Whether weights outside the blocks, embedding and head, are meant where no `targets` are given.
   virtual bool includes_embedding() const { return false; }
+  // Not null: the step works on whole blocks after all others, by this, and Apply() is not called.
+  virtual const BlockMethod* block_method() const { return nullptr; }
   // Whether a weight of this width can be compressed as asked; called before any work starts.
   virtual Status Check(int64_t rows, int64_t cols) const = 0;
   // Rewrites layer->w and layer->pruned. On failure the layer is left in an unspecified state.
