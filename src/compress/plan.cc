@@ -60,6 +60,16 @@ StatisticsNeed CompressionPlan::NeedOf(const std::string& name) const {
   return plan == nullptr ? StatisticsNeed::kNone : plan->need;
 }
 
+std::string CompressionPlan::AllocationText() const {
+  std::string text;
+  for (const auto& [name, layer] : layers) {
+    for (size_t i = 0; i < layer.allocated.size(); ++i) {
+      if (layer.allocated[i]) text += fmt::format("\n{} {} {}", name, i, *layer.allocated[i]);
+    }
+  }
+  return text;
+}
+
 Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
   std::vector<const LinearLayer*> linears;
   for (const Block& block : model.blocks()) {
@@ -98,6 +108,7 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
             step.where, linear.name, step.method_name);
       }
       layer.steps.push_back(&step);
+      layer.allocated.emplace_back();
       layer.need = layer.need | step.method->needs();
       if (recipe.output_error && has_inputs) layer.need = layer.need | StatisticsNeed::kHessian;
     }

@@ -3,6 +3,7 @@
 #define HARROW_COMPRESS_PLAN_H_
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,8 @@ namespace harrow {
 
 struct LayerPlan {
   std::vector<const RecipeStep*> steps;  // in the recipe's order, at least one
+  // By step: what an allocator gives the layer in place of the step's sparsity; same length.
+  std::vector<std::optional<double>> allocated;
   StatisticsNeed need = StatisticsNeed::kNone;
 };
 
@@ -23,6 +26,8 @@ struct CompressionPlan {
 
   const LayerPlan* Find(const std::string& name) const;
   StatisticsNeed NeedOf(const std::string& name) const;
+  // All allocated sparsities, exact; empty when there are none.
+  std::string AllocationText() const;
 };
 
 // Refuses, before any work, targets that match nothing, weights that a method cannot do, and

@@ -52,6 +52,8 @@ class InputStatistics {
   bool has_hessian() const { return Has(need_, StatisticsNeed::kHessian); }
   // sum over tokens of x_j^2, [cols].
   const std::vector<double>& sum_squares() const { return sum_squares_; }
+  // sqrt(sum over tokens of x_j^2 / sequences), [cols]: |X_j| as Wanda defines it.
+  std::vector<double> InputNorms() const;
   // sum over tokens of x_j, [cols]; empty unless kInputSums was asked for.
   const std::vector<double>& sums() const { return sums_; }
   // H = (2 / sequences) X^T X, [cols, cols], both triangles. After Finish().

@@ -67,6 +67,8 @@ struct LayerWork {
   bool Cancelled() const { return control != nullptr && control->Cancelled(); }
 };
 
+struct SparsityTarget;  // selection.h
+
 class Method {
  public:
   virtual ~Method() = default;
@@ -77,6 +79,9 @@ class Method {
   virtual bool rewrites() const { return true; }
   // Whether LayerWork::original must be filled.
   virtual bool needs_original() const { return false; }
+  // How much the method prunes, where that is for an allocator to share out (docs/recipes.md);
+  // null: not.
+  virtual const SparsityTarget* target() const { return nullptr; }
   // Whether weights outside the blocks, embedding and head, are meant where no `targets` are given.
   virtual bool includes_embedding() const { return false; }
   // Whether a weight of this width can be compressed as asked; called before any work starts.
