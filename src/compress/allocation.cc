@@ -220,9 +220,7 @@ Status Allocation::Apply(CompressionPlan* plan) const {
     std::vector<double> expressed;
     int64_t changed = 0;
     for (size_t i = 0; i < values.size(); ++i) {
-      LayerPlan& layer = plan->layers.at(step.problem.layers[i].name);
-      const auto at = std::find(layer.steps.begin(), layer.steps.end(), step.step);
-      layer.allocated[static_cast<size_t>(at - layer.steps.begin())] = values[i];
+      plan->layers.at(step.problem.layers[i].name).allocated[step.step] = values[i];
       expressed.push_back(Expressed(target, values[i]));
       changed += std::fabs(expressed.back() - values[i]) > 1e-9;
     }

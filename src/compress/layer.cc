@@ -116,10 +116,11 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
     work.original = work.w;
   }
   std::optional<double> allocated;
-  for (size_t i = 0; i < plan.steps.size(); ++i) {
-    const RecipeStep* step = plan.steps[i];
-    work.allocated_sparsity = plan.allocated[i];
-    if (work.allocated_sparsity) allocated = work.allocated_sparsity;
+  for (const RecipeStep* step : plan.steps) {
+    work.allocated_sparsity.reset();
+    if (const auto given = plan.allocated.find(step); given != plan.allocated.end()) {
+      work.allocated_sparsity = allocated = given->second;
+    }
     if (Status status = step->method->Apply(&work); !status.ok()) {
       return status.At(layer.name + ": " + step->method_name);
     }

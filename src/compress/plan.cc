@@ -63,8 +63,11 @@ StatisticsNeed CompressionPlan::NeedOf(const std::string& name) const {
 std::string CompressionPlan::AllocationText() const {
   std::string text;
   for (const auto& [name, layer] : layers) {
-    for (size_t i = 0; i < layer.allocated.size(); ++i) {
-      if (layer.allocated[i]) text += fmt::format("\n{} {} {}", name, i, *layer.allocated[i]);
+    for (size_t i = 0; i < layer.steps.size(); ++i) {
+      const auto given = layer.allocated.find(layer.steps[i]);
+      if (given != layer.allocated.end()) {
+        text += fmt::format("\n{} {} {}", name, i, given->second);
+      }
     }
   }
   return text;
@@ -108,7 +111,6 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
             step.where, linear.name, step.method_name);
       }
       layer.steps.push_back(&step);
-      layer.allocated.emplace_back();
       layer.need = layer.need | step.method->needs();
       if (recipe.output_error && has_inputs) layer.need = layer.need | StatisticsNeed::kHessian;
     }

@@ -3,7 +3,6 @@
 #define HARROW_COMPRESS_PLAN_H_
 
 #include <map>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,8 +14,8 @@ namespace harrow {
 
 struct LayerPlan {
   std::vector<const RecipeStep*> steps;  // in the recipe's order, at least one
-  // By step: what an allocator gives the layer in place of the step's sparsity; same length.
-  std::vector<std::optional<double>> allocated;
+  // What an allocator gives the layer in place of the sparsity that a step asks for.
+  std::map<const RecipeStep*, double> allocated;
   StatisticsNeed need = StatisticsNeed::kNone;
 };
 
