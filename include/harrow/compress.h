@@ -25,6 +25,8 @@ struct PruneOptions {
   std::string method = "sparsegpt";
   double sparsity = 0;
   std::string pattern;
+  std::string allocation = "uniform";
+  std::string sensitivity;
   std::string calibration;
   std::string mode = "papers";
   int64_t samples = 128;
@@ -45,6 +47,11 @@ struct PruneOptions {
     v("method", method, "magnitude | wanda | sparsegpt");
     v("sparsity", sparsity, "fraction of weights to zero, 0 < s < 1 (this or pattern)");
     v("pattern", pattern, "N:M, keep N of every M consecutive inputs, e.g. 2:4");
+    v("allocation", allocation,
+      "how the sparsity is shared out among the blocks or weights: uniform | owl | alphapruning | "
+      "dlp | sensitivity");
+    v("sensitivity", sensitivity,
+      "with allocation sensitivity: what `harrow sensitivity -o json` wrote");
     v("calibration", calibration, "text to calibrate on: .jsonl with a field `text`, or .txt");
     v("mode", mode,
       "papers: a random crop of a random document that is long enough; concat: of all documents "
@@ -147,10 +154,12 @@ struct LayerReport {
   std::string method;
   std::string pattern;
   std::optional<double> requested_sparsity;
+  std::optional<double> allocated_sparsity;
   double sparsity = 0;
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t nonzeros = 0;
+  int64_t calibration_tokens = 0;
   int64_t dead_columns = 0;
   std::optional<double> damping;
   std::optional<double> relative_error;
@@ -170,11 +179,15 @@ struct LayerReport {
     v("method", method, "methods applied, in order, joined by '+'; empty: only stored anew");
     v("pattern", pattern, "unstructured, keep N of M, or empty");
     v("requested_sparsity", requested_sparsity, "fraction of zeros asked for");
+    v("allocated_sparsity", allocated_sparsity,
+      "what the recipe's allocation gave the weight; N:M rounds it to requested_sparsity");
     v("sparsity", sparsity,
       "1 - nonzeros / (rows * cols); below 0 where low-rank factors add more than was pruned");
     v("rows", rows, "output features");
     v("cols", cols, "input features");
     v("nonzeros", nonzeros, "stored values that are not zero, low-rank factors included");
+    v("calibration_tokens", calibration_tokens,
+      "tokens that its input statistics were gathered over; 0 also when no step needed any");
     v("dead_columns", dead_columns,
       "inputs that were zero in all of the calibration; sparsegpt zeroes their weights");
     v("damping", damping, "of the Hessian, that was used");

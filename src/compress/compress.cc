@@ -10,20 +10,18 @@
 
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
+#include "compress/allocation.h"
 #include "compress/blas_threads.h"
 #include "compress/block_method.h"
-#include "compress/calibration.h"
+#include "compress/calibration_run.h"
 #include "compress/dense_stream.h"
-#include "compress/hidden_store.h"
 #include "compress/layer.h"
 #include "compress/output_path.h"
 #include "compress/plan.h"
 #include "compress/recipe.h"
 #include "compress/report_json.h"
 #include "compress/resume_key.h"
-#include "compress/statistics_observer.h"
 #include "harrow/compress.h"
-#include "kernels/elementwise.h"
 #include "model/model.h"
 
 namespace harrow {
@@ -36,7 +34,9 @@ constexpr int64_t kDefaultSequenceLength = 2048;
 constexpr char kReportFile[] = "harrow_report.json";
 // Reports of finished layers, beside the shards of an unfinished run.
 constexpr char kLayersFile[] = "harrow_layers.json";
-constexpr uint64_t kMaxLayersFileBytes = uint64_t{256} << 20;
+// Scores that an allocation is made from, there as well.
+constexpr char kScoresFile[] = "harrow_allocation.json";
+constexpr uint64_t kMaxWorkFileBytes = uint64_t{256} << 20;
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -58,7 +58,14 @@ class Compressor {
 
   Result<CompressReport> Run() {
     HARROW_RETURN_IF_ERROR(Prepare());
-    HARROW_RETURN_IF_ERROR(EmbedSequences());
+    HARROW_RETURN_IF_ERROR(Allocate());
+    if (last_observed_ >= 0) {
+      HARROW_ASSIGN_OR_RETURN(run_, CalibrationRun::Start(*model_, *calibration_, work_folder_));
+    }
+    if (plan_.NeedsDenseStream()) {
+      HARROW_ASSIGN_OR_RETURN(
+          dense_, DenseStream::Create(*model_, *calibration_, work_folder_, state_.get()));
+    }
     for (int32_t b = 0; b < Blocks(); ++b) {
       HARROW_RETURN_IF_ERROR(RunBlock(b).At(fmt::format("block {}", b)));
     }
@@ -75,16 +82,16 @@ class Compressor {
   Status CheckSource() const;
   Status PrepareCalibration();
   Status PrepareOutput();
-  Status EmbedSequences();
+  Status PrepareAllocation();
+  Status Allocate();
   Status RunBlock(int32_t b);
-  Status Observe(int32_t b, StatisticsObserver* observer);
-  Status Advance(int32_t b);
+  CalibrationRun::OnSequence TickEach(std::string what);
   Status CompressBlock(int32_t b);
   Result<std::vector<LinearWeight>> RestoreShard(const std::string& name,
                                                  const std::vector<const LinearLayer*>& linears);
   Status RestoreBlock(int32_t b);
   Status RunOuter();
-  Status ObserveHead(StatisticsObserver* observer);
+  Status Observe(int32_t b, StatisticsObserver* observer);
   Result<CompressedLayer> CompressOne(const LinearLayer& layer, const LayerPlan& plan,
                                       InputStatistics* statistics);
   Status RunBlockSteps(const Block& block,
@@ -126,10 +133,9 @@ class Compressor {
   std::unique_ptr<Model> model_;
   CompressionPlan plan_;
   std::optional<Calibration> calibration_;
-  std::unique_ptr<KvStore> kv_;  // one layer, reused by every block and sequence
-  std::unique_ptr<HiddenStore> hidden_;
+  std::optional<Allocation> allocation_;
+  std::unique_ptr<CalibrationRun> run_;
   std::unique_ptr<DenseStream> dense_;  // null when no step needs it
-  std::vector<float> sequence_;         // [sequence_length, hidden]
   int32_t last_observed_ = -1;  // hidden states are needed up to this block; Blocks(): the head
   std::unique_ptr<CheckpointWriter> writer_;
   std::string work_folder_;
@@ -156,6 +162,7 @@ Status Compressor::Prepare() {
   HARROW_ASSIGN_OR_RETURN(model_, Model::Load(checkpoint_, {.lazy_blocks = true}));
   HARROW_ASSIGN_OR_RETURN(plan_, MakePlan(recipe_, *model_));
   HARROW_RETURN_IF_ERROR(CheckSource());
+  HARROW_RETURN_IF_ERROR(PrepareAllocation());
   for (int32_t b = 0; b < Blocks(); ++b) {
     for (const LinearLayer* linear : std::as_const(*model_).blocks()[b].linears()) {
       if (plan_.NeedOf(linear->name) != StatisticsNeed::kNone) last_observed_ = b;
@@ -177,10 +184,13 @@ Status Compressor::Prepare() {
   }
   for (const std::string& warning : plan_.warnings)
     Warn(warning);
-  if (last_observed_ >= 0) HARROW_RETURN_IF_ERROR(PrepareCalibration());
+  if (last_observed_ >= 0 || (allocation_ && allocation_->needs() == DenseNeed::kActivations)) {
+    HARROW_RETURN_IF_ERROR(PrepareCalibration());
+  }
   HARROW_RETURN_IF_ERROR(PrepareOutput());
 
   const int64_t forward = Samples();
+  if (allocation_) total_units_ += allocation_->units(forward);
   for (int32_t b = 0; b < Blocks(); ++b) {
     total_units_ += static_cast<int64_t>(model_->blocks()[b].linears().size());
     const bool observed = !writer_->HasShard(ShardName(b));
@@ -254,10 +264,12 @@ Status Compressor::PrepareOutput() {
   const fs::path output = fs::weakly_canonical(options_.output, error);
   if (error) return Error(StatusCode::kIoError, "{}: {}", options_.output, error.message());
   work_folder_ = (output.has_filename() ? output : output.parent_path()).string() + ".partial";
-  HARROW_ASSIGN_OR_RETURN(const std::string key,
-                          ResumeKey(*checkpoint_, recipe_.canonical, pool_.size(),
-                                    calibration_ ? std::span<const int32_t>(calibration_->ids)
-                                                 : std::span<const int32_t>()));
+  // What an allocation is made from lies outside the recipe where it is a file.
+  HARROW_ASSIGN_OR_RETURN(
+      const std::string key,
+      ResumeKey(
+          *checkpoint_, recipe_.canonical + plan_.AllocationText(), pool_.size(),
+          calibration_ ? std::span<const int32_t>(calibration_->ids) : std::span<const int32_t>()));
   HARROW_ASSIGN_OR_RETURN(
       writer_, CheckpointWriter::Create(options_.output, {.overwrite = options_.overwrite,
                                                           .resume_key = key,
@@ -269,7 +281,7 @@ Status Compressor::PrepareOutput() {
 // A block's notes are written before its shard, so they are there whenever the shard is; should
 // they be missing all the same, the block is described from what is stored.
 void Compressor::LoadLayerReports() {
-  const Result<std::string> text = ReadFile(work_folder_ + "/" + kLayersFile, kMaxLayersFileBytes);
+  const Result<std::string> text = ReadFile(work_folder_ + "/" + kLayersFile, kMaxWorkFileBytes);
   if (!text.ok()) return;
   const nlohmann::json layers = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
   if (!layers.is_array()) return;
@@ -293,23 +305,43 @@ Status Compressor::SaveLayerReports() {
   return WriteFileAtomically(work_folder_ + "/" + kLayersFile, layers.dump());
 }
 
-Status Compressor::EmbedSequences() {
-  if (!calibration_) return OkStatus();
-  const int64_t length = calibration_->sequence_length;
-  sequence_.resize(static_cast<size_t>(length * model_->config().hidden));
-  kv_ = NewContiguousKv(model_->config(), 1, length);
-  HARROW_ASSIGN_OR_RETURN(
-      hidden_,
-      HiddenStore::Create(Samples(), static_cast<int64_t>(sequence_.size()), work_folder_));
-  for (int64_t s = 0; s < Samples(); ++s) {
-    HARROW_RETURN_IF_ERROR(
-        model_->Embed(calibration_->sequence(s), length, sequence_.data()).At("calibration"));
-    HARROW_RETURN_IF_ERROR(hidden_->Write(s, sequence_.data()));
+// What can be told before any work: mistakes, and allocations that need no scores.
+Status Compressor::PrepareAllocation() {
+  if (!recipe_.allocation) return OkStatus();
+  HARROW_ASSIGN_OR_RETURN(allocation_, Allocation::Make(recipe_, *model_, plan_));
+  if (allocation_->needs() != DenseNeed::kNothing) return OkStatus();
+  return allocation_->Apply(&plan_);
+}
+
+// Scores the dense model, or takes the scores of the interrupted run, and allocates.
+Status Compressor::Allocate() {
+  if (!allocation_ || allocation_->needs() == DenseNeed::kNothing) return OkStatus();
+  const std::string path = work_folder_ + "/" + kScoresFile;
+  const Result<std::string> saved = ReadFile(path, kMaxWorkFileBytes);
+  if (saved.ok() && allocation_->LoadScores(*saved)) {
+    Tick("dense model: scores taken over", allocation_->units(Samples()));
+  } else {
+    const auto progress = [this](const std::string& what, int64_t units) {
+      Tick(what, units);
+      return control_.Cancelled() ? Cancelled() : OkStatus();
+    };
+    HARROW_RETURN_IF_ERROR(allocation_->ScoreDense(model_.get(),
+                                                   calibration_ ? &*calibration_ : nullptr,
+                                                   work_folder_, state_.get(), progress));
+    HARROW_RETURN_IF_ERROR(WriteFileAtomically(path, allocation_->SaveScores()));
   }
-  if (!plan_.NeedsDenseStream()) return OkStatus();
-  HARROW_ASSIGN_OR_RETURN(dense_,
-                          DenseStream::Create(*model_, *calibration_, work_folder_, state_.get()));
+  const size_t known = plan_.warnings.size();
+  HARROW_RETURN_IF_ERROR(allocation_->Apply(&plan_));
+  for (size_t i = known; i < plan_.warnings.size(); ++i)
+    Warn(plan_.warnings[i]);
   return OkStatus();
+}
+
+CalibrationRun::OnSequence Compressor::TickEach(std::string what) {
+  return [this, what = std::move(what)] {
+    Tick(what, 1);
+    return control_.Cancelled() ? Cancelled() : OkStatus();
+  };
 }
 
 Status Compressor::RunBlock(int32_t b) {
@@ -333,7 +365,14 @@ Status Compressor::RunBlock(int32_t b) {
     block_weights_ += linear->rows * linear->cols;
     block_nonzeros_ += *nonzeros;
   }
-  if (b < last_observed_) HARROW_RETURN_IF_ERROR(Advance(b));
+  if (b < last_observed_) {
+    // Moves the hidden states behind the compressed block.
+    const auto start = std::chrono::steady_clock::now();
+    HARROW_RETURN_IF_ERROR(
+        run_->RunBlock(b, state_.get(), nullptr, nullptr, /*advance=*/true,
+                       TickEach(fmt::format("block {}/{}: run compressed", b + 1, Blocks()))));
+    report_.seconds_advance += SecondsSince(start);
+  }
   model_->ReleaseBlock(b);
   return OkStatus();
 }
@@ -342,37 +381,10 @@ Status Compressor::RunBlock(int32_t b) {
 // the dense stream through it.
 Status Compressor::Observe(int32_t b, StatisticsObserver* observer) {
   const auto start = std::chrono::steady_clock::now();
-  const std::string what = fmt::format("block {}/{}: calibrate", b + 1, Blocks());
-  for (int64_t s = 0; s < Samples(); ++s) {
-    if (control_.Cancelled()) return Cancelled();
-    if (dense_ != nullptr) HARROW_RETURN_IF_ERROR(dense_->Run(b, s));
-    if (!observer->empty()) {
-      HARROW_RETURN_IF_ERROR(hidden_->Read(s, sequence_.data()));
-      HARROW_RETURN_IF_ERROR(model_->ForwardBlock(b, sequence_.data(),
-                                                  calibration_->sequence_length, 0, kv_.get(), 0,
-                                                  state_.get(), observer));
-      HARROW_RETURN_IF_ERROR(observer->EndSequence());
-    }
-    Tick(what, 1);
-  }
-  observer->Finish();
+  HARROW_RETURN_IF_ERROR(
+      run_->RunBlock(b, state_.get(), observer, dense_.get(), /*advance=*/false,
+                     TickEach(fmt::format("block {}/{}: calibrate", b + 1, Blocks()))));
   report_.seconds_observe += SecondsSince(start);
-  return OkStatus();
-}
-
-// Moves the hidden states behind the compressed block.
-Status Compressor::Advance(int32_t b) {
-  const auto start = std::chrono::steady_clock::now();
-  const std::string what = fmt::format("block {}/{}: run compressed", b + 1, Blocks());
-  for (int64_t s = 0; s < Samples(); ++s) {
-    if (control_.Cancelled()) return Cancelled();
-    HARROW_RETURN_IF_ERROR(hidden_->Read(s, sequence_.data()));
-    HARROW_RETURN_IF_ERROR(model_->ForwardBlock(b, sequence_.data(), calibration_->sequence_length,
-                                                0, kv_.get(), 0, state_.get(), nullptr));
-    HARROW_RETURN_IF_ERROR(hidden_->Write(s, sequence_.data()));
-    Tick(what, 1);
-  }
-  report_.seconds_advance += SecondsSince(start);
   return OkStatus();
 }
 
@@ -396,7 +408,7 @@ Status Compressor::RunBlockSteps(const Block& block,
   work.ffn_norm = &block.ffn_norm;
   work.sequences = Samples();
   work.length = calibration_->sequence_length;
-  work.read_input = [this](int64_t s, float* hidden) { return hidden_->Read(s, hidden); };
+  work.read_input = [this](int64_t s, float* hidden) { return run_->ReadHidden(s, hidden); };
   work.folder = work_folder_;
   work.pool = &pool_;
   work.control = &control_;
@@ -450,9 +462,7 @@ Status Compressor::CompressBlock(int32_t b) {
   Block& block = model_->blocks()[static_cast<size_t>(b)];
   StatisticsObserver observer;
   if (dense_ != nullptr) dense_->ClearWatched();
-  const std::vector<const LinearLayer*> groups[] = {
-      {&block.q, &block.k, &block.v}, {&block.o}, {&block.gate, &block.up}, {&block.down}};
-  for (const std::vector<const LinearLayer*>& group : groups) {
+  for (const std::vector<const LinearLayer*>& group : block.input_groups()) {
     StatisticsNeed need = StatisticsNeed::kNone;
     for (const LinearLayer* linear : group)
       need = need | plan_.NeedOf(linear->name);
@@ -568,22 +578,6 @@ Status Compressor::AddOtherTensors(int32_t b) {
   return OkStatus();
 }
 
-// The head's input is the last block's output after the final norm.
-Status Compressor::ObserveHead(StatisticsObserver* observer) {
-  const ModelConfig& config = model_->config();
-  const int64_t length = calibration_->sequence_length;
-  for (int64_t s = 0; s < Samples(); ++s) {
-    if (control_.Cancelled()) return Cancelled();
-    HARROW_RETURN_IF_ERROR(hidden_->Read(s, sequence_.data()));
-    RmsNorm(sequence_.data(), model_->final_norm().data(), config.rms_eps, length, config.hidden,
-            sequence_.data());
-    observer->OnLinearInput(model_->head().name, sequence_.data(), length, config.hidden);
-    HARROW_RETURN_IF_ERROR(observer->EndSequence());
-  }
-  observer->Finish();
-  return OkStatus();
-}
-
 // Embedding, head, final norm and whatever else lies outside the blocks.
 Status Compressor::RunOuter() {
   std::vector<const LinearLayer*> linears = {&model_->embedding()};
@@ -602,7 +596,8 @@ Status Compressor::RunOuter() {
   const StatisticsNeed need = plan_.NeedOf(model_->head().name);
   if (need != StatisticsNeed::kNone) {
     observer.Watch({&model_->head()}, need);
-    HARROW_RETURN_IF_ERROR(ObserveHead(&observer));
+    HARROW_RETURN_IF_ERROR(run_->ObserveHead(
+        &observer, [this] { return control_.Cancelled() ? Cancelled() : OkStatus(); }));
   }
   HARROW_RETURN_IF_ERROR(writer_->BeginShard(kOuterShard));
   for (const LinearLayer* linear : linears) {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "compress/methods/selection.h"
+#include "compress/row_slices.h"
 #include "compress/storage.h"
 
 namespace harrow {
@@ -18,30 +19,21 @@ std::string MethodNames(const LayerPlan& plan) {
   return names;
 }
 
-bool IsSparseFormat(const WeightSpec& spec) {
-  return spec.format == FormatId::kBitmask || spec.format == FormatId::kNm;
+// Empty when the calibration gave the layer's input enough to work with. An expert that no text is
+// routed to has none.
+std::string CoverageWarning(const InputStatistics& statistics) {
+  if (statistics.tokens() == 0) {
+    return "its input saw no calibration token; what activations should have decided is arbitrary";
+  }
+  if (statistics.tokens() < statistics.cols()) {
+    return fmt::format("its input saw {} calibration tokens, fewer than its width of {}",
+                       statistics.tokens(), statistics.cols());
+  }
+  return "";
 }
 
-// Rows that are held as float32 at a time where no step rewrites the weight.
-constexpr int64_t kSliceRows = 64;
-
-// Calls body(begin, values, count) for slices of rows; checks that they are finite.
-template <class Body>
-Status ForSlices(const LinearLayer& layer, const Body& body) {
-  std::vector<float> values(static_cast<size_t>(kSliceRows * layer.cols));
-  for (int64_t begin = 0; begin < layer.rows; begin += kSliceRows) {
-    const int64_t count = std::min(kSliceRows, layer.rows - begin) * layer.cols;
-    UnpackRows(layer.weight, begin, std::min(begin + kSliceRows, layer.rows), values.data());
-    for (int64_t i = 0; i < count; ++i) {
-      if (!std::isfinite(values[static_cast<size_t>(i)])) {
-        return Error(StatusCode::kNumerical, "{}: the weight is {} at row {}, column {}",
-                     layer.name, values[static_cast<size_t>(i)], begin + i / layer.cols,
-                     i % layer.cols);
-      }
-    }
-    body(begin, values.data(), count);
-  }
-  return OkStatus();
+bool IsSparseFormat(const WeightSpec& spec) {
+  return spec.format == FormatId::kBitmask || spec.format == FormatId::kNm;
 }
 
 // With `rewritten` false the elements are only checked and counted, not kept: a head of 128k x 4096
@@ -58,14 +50,15 @@ Result<LayerWork> Unpack(const LinearLayer& layer, bool rewritten, int64_t* nonz
   // What an earlier run pruned stays pruned.
   const bool sparse = IsSparseFormat(layer.weight.spec);
   *nonzeros = 0;
-  HARROW_RETURN_IF_ERROR(ForSlices(layer, [&](int64_t begin, const float* values, int64_t count) {
-    *nonzeros += count - std::count(values, values + count, 0.0f);
-    if (!rewritten) return;
-    std::copy_n(values, count, work.w.begin() + begin * layer.cols);
-    for (int64_t i = 0; sparse && i < count; ++i) {
-      work.pruned[static_cast<size_t>(begin * layer.cols + i)] = values[i] == 0.0f;
-    }
-  }));
+  HARROW_RETURN_IF_ERROR(ForRowSlices(
+      layer.name, layer.weight, [&](int64_t begin, const float* values, int64_t count) {
+        *nonzeros += count - std::count(values, values + count, 0.0f);
+        if (!rewritten) return;
+        std::copy_n(values, count, work.w.begin() + begin * layer.cols);
+        for (int64_t i = 0; sparse && i < count; ++i) {
+          work.pruned[static_cast<size_t>(begin * layer.cols + i)] = values[i] == 0.0f;
+        }
+      }));
   if (layer.weight.spec.format == FormatId::kNm) {
     work.pattern.nm = NmPattern{layer.weight.spec.keep_n, layer.weight.spec.of_m};
   }
@@ -166,7 +159,12 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
                   [](const RecipeStep* s) { return s->method->needs_original(); })) {
     work.original = work.w;
   }
+  std::optional<double> allocated;
   for (const RecipeStep* step : plan.steps) {
+    work.allocated_sparsity.reset();
+    if (const auto given = plan.allocated.find(step); given != plan.allocated.end()) {
+      work.allocated_sparsity = allocated = given->second;
+    }
     if (Status status = step->method->Apply(&work); !status.ok()) {
       return status.At(layer.name + ": " + step->method_name);
     }
@@ -186,6 +184,7 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   LayerReport& report = result.report;
   report = BasicReport(layer.name, result.weight, *nonzeros, plan);
   report.requested_sparsity = work.requested_sparsity;
+  report.allocated_sparsity = allocated;
   if (work.requested_sparsity || work.pattern != Pattern()) {
     report.pattern = PatternText(work.pattern);
   }
@@ -194,6 +193,12 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   report.notes = work.notes;
   report.bytes_before = WeightBytes(layer.weight);
   MeasureStored(layer, statistics, &work.w, &result);
+  if (statistics != nullptr) {
+    report.calibration_tokens = statistics->tokens();
+    if (const std::string warning = CoverageWarning(*statistics); !warning.empty()) {
+      report.warnings.push_back(layer.name + ": " + warning);
+    }
+  }
   if (work.dead_columns > 0) {
     report.warnings.push_back(
         fmt::format("{}: {} of {} inputs were zero in all of the calibration text", layer.name,

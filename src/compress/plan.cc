@@ -105,6 +105,19 @@ bool CompressionPlan::HasBlockSteps(const Block& block) const {
   return false;
 }
 
+std::string CompressionPlan::AllocationText() const {
+  std::string text;
+  for (const auto& [name, layer] : layers) {
+    for (size_t i = 0; i < layer.steps.size(); ++i) {
+      const auto given = layer.allocated.find(layer.steps[i]);
+      if (given != layer.allocated.end()) {
+        text += fmt::format("\n{} {} {}", name, i, given->second);
+      }
+    }
+  }
+  return text;
+}
+
 Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
   std::vector<const LinearLayer*> linears;
   for (const Block& block : model.blocks()) {

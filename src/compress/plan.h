@@ -15,6 +15,8 @@ namespace harrow {
 
 struct LayerPlan {
   std::vector<const RecipeStep*> steps;  // in the recipe's order, at least one
+  // What an allocator gives the layer in place of the sparsity that a step asks for.
+  std::map<const RecipeStep*, double> allocated;
   StatisticsNeed need = StatisticsNeed::kNone;
 };
 
@@ -35,6 +37,8 @@ struct CompressionPlan {
   bool HasBlockSteps(const Block& block) const;
   const LayerPlan* Find(const std::string& name) const;
   StatisticsNeed NeedOf(const std::string& name) const;
+  // All allocated sparsities, exact; empty when there are none.
+  std::string AllocationText() const;
 };
 
 // Refuses, before any work, targets that match nothing, weights that a method cannot do, and

@@ -1,12 +1,14 @@
 #include "compress/recipe.h"
 
 #include <algorithm>
+#include <charconv>
 #include <regex>
 #include <sstream>
 
 #include <yaml-cpp/eventhandler.h>
 
 #include "base/mapped_file.h"
+#include "compress/methods/selection.h"
 
 namespace harrow {
 namespace {
@@ -92,11 +94,77 @@ Result<RecipeStep> ReadStep(const YAML::Node& node, const std::string& where, si
   return step;
 }
 
+// The steps named by `steps`, or all that have a target; those that cannot be named are mistakes.
+std::vector<size_t> ReadAllocatedSteps(OptionReader* options,
+                                       const std::vector<RecipeStep>& steps) {
+  std::vector<size_t> chosen;
+  if (options->Has("steps")) {
+    for (const std::string& text : options->Strings("steps")) {
+      size_t index = 0;
+      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), index);
+      if (error != std::errc() || end != text.data() + text.size() || index >= steps.size() ||
+          std::count(chosen.begin(), chosen.end(), index) != 0) {
+        options->Fail("steps", fmt::format("expected different numbers of steps from 0 to {}, "
+                                           "found \"{}\"",
+                                           steps.size() - 1, text.substr(0, 60)));
+        return {};
+      }
+      if (steps[index].method->target() == nullptr) {
+        options->Fail("steps", fmt::format("step {} ({}) has no sparsity to share out", index,
+                                           steps[index].method_name));
+        return {};
+      }
+      chosen.push_back(index);
+    }
+  } else {
+    for (size_t i = 0; i < steps.size(); ++i) {
+      if (steps[i].method->target() != nullptr) chosen.push_back(i);
+    }
+    if (chosen.empty()) options->Fail("method", "no step has a sparsity to share out");
+  }
+  return chosen;
+}
+
+AllocationSpec ReadAllocation(OptionReader* options, const std::vector<RecipeStep>& steps) {
+  AllocationSpec spec;
+  spec.where = options->Location();
+  spec.method_name = options->String("method", "");
+  const AllocatorInfo* info = FindAllocator(spec.method_name);
+  if (info == nullptr) {
+    std::string names;
+    for (const AllocatorInfo& allocator : AllAllocators()) {
+      names += (names.empty() ? "" : " | ") + std::string(allocator.name);
+    }
+    options->Fail("method", spec.method_name.empty() ? fmt::format("missing; expected {}", names)
+                                                     : fmt::format("expected {}, found \"{}\"",
+                                                                   names, spec.method_name));
+    return spec;
+  }
+  spec.steps = ReadAllocatedSteps(options, steps);
+  int64_t with_nm = 0;
+  for (const size_t index : spec.steps)
+    with_nm += steps[index].method->target()->pattern.nm.has_value();
+  if (with_nm != 0 && with_nm != static_cast<int64_t>(spec.steps.size())) {
+    options->Fail("steps",
+                  "N:M and other steps cannot share an allocation; name those of one kind");
+  }
+  if (options->Has("min")) spec.min = options->Number("min", 0, 0, 1);
+  if (options->Has("max")) spec.max = options->Number("max", 1, 0, 1);
+  if (spec.max && *spec.max >= 1) options->Fail("max", "expected a sparsity below 1");
+  if (spec.min && spec.max && *spec.min > *spec.max) {
+    options->Fail("min", fmt::format("{} is above max, {}", *spec.min, *spec.max));
+  }
+  spec.embed = options->Boolean("embed", false);
+  spec.allocator = info->make(options, with_nm != 0);
+  return spec;
+}
+
 Result<Recipe> ReadRecipe(const YAML::Node& root, const std::string& where) {
   OptionReader options(root, where, "");
   Recipe recipe;
   const YAML::Node calibration = options.Child("calibration");
   const YAML::Node steps = options.Child("steps");
+  const YAML::Node allocation = options.Child("allocation");
   recipe.store_dense = options.Choice("store", "auto", {"auto", "dense"}) == "dense";
   recipe.output_error = options.Boolean("output_error", false);
   if (!steps.IsDefined()) {
@@ -121,11 +189,20 @@ Result<Recipe> ReadRecipe(const YAML::Node& root, const std::string& where) {
                         step.method->block_method() != nullptr;
     recipe.steps.push_back(std::move(step));
   }
+  if (allocation.IsDefined()) {
+    OptionReader reader(allocation, where, "allocation");
+    recipe.allocation = ReadAllocation(&reader, recipe.steps);
+    HARROW_RETURN_IF_ERROR(reader.Finish());
+    canonical["allocation"] = reader.values();
+    needs_calibration =
+        needs_calibration || recipe.allocation->allocator->needs() == DenseNeed::kActivations;
+  }
   if (needs_calibration && !recipe.calibration) {
     return InvalidArgument(
         "{}: calibration: missing; {} needs it. Add `calibration: {{file: text.jsonl}}`, or "
         "--calibration FILE",
-        options.Location(), recipe.output_error ? "output_error" : "a method of the steps");
+        options.Location(),
+        recipe.output_error ? "output_error" : "a method of the steps or the allocation");
   }
   canonical["steps"] = canonical_steps;
   for (const auto& [key, value] : options.values().items())

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "compress/allocators/allocator.h"
 #include "compress/methods/method.h"
 
 namespace harrow {
@@ -38,8 +39,20 @@ struct RecipeStep {
   std::unique_ptr<Method> method;
 };
 
+// How pruning steps share their sparsity out among layers.
+struct AllocationSpec {
+  std::string method_name;
+  std::string where;          // "recipe.yaml:3: allocation"
+  std::vector<size_t> steps;  // whose methods have a target(): all with N:M or none
+  std::optional<double> min;  // caps of a layer's sparsity
+  std::optional<double> max;
+  bool embed = false;  // embedding and head take part, where a step prunes them
+  std::unique_ptr<Allocator> allocator;
+};
+
 struct Recipe {
   std::optional<CalibrationSpec> calibration;
+  std::optional<AllocationSpec> allocation;
   std::vector<RecipeStep> steps;
   bool store_dense = false;   // keep dense formats even where a sparse one is smaller
   bool output_error = false;  // gather Hessians for every rewritten layer, to report its error

@@ -100,6 +100,12 @@ Result<std::string> PruneRecipe(const PruneOptions& options) {
                                             /*embed=*/true, {}, {}));
   }
   out << YAML::EndSeq;
+  if (options.allocation != "uniform" || !options.sensitivity.empty()) {
+    out << YAML::Key << "allocation" << YAML::Value << YAML::BeginMap;
+    EmitText(&out, "method", options.allocation);
+    if (!options.sensitivity.empty()) EmitText(&out, "file", options.sensitivity);
+    out << YAML::EndMap;
+  }
   EmitText(&out, "store", options.store);
   out << YAML::EndMap;
   return Checked(out, "harrow prune");

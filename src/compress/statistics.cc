@@ -169,6 +169,13 @@ void InputStatistics::Finish() {
   }
 }
 
+std::vector<double> InputStatistics::InputNorms() const {
+  std::vector<double> norms = sum_squares_;
+  for (double& norm : norms)
+    norm = std::sqrt(norm / static_cast<double>(sequences_));
+  return norms;
+}
+
 int64_t InputStatistics::DeadColumns() const {
   return std::count(sum_squares_.begin(), sum_squares_.end(), 0.0);
 }

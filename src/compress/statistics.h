@@ -66,6 +66,8 @@ class InputStatistics {
   bool has_dense() const { return Has(need_, StatisticsNeed::kDenseInputs); }
   // sum over tokens of x_j^2, [cols].
   const std::vector<double>& sum_squares() const { return sum_squares_; }
+  // sqrt(sum over tokens of x_j^2 / sequences), [cols]: |X_j| as Wanda defines it.
+  std::vector<double> InputNorms() const;
   // sum over tokens of x_j, [cols]; empty unless kInputSums was asked for.
   const std::vector<double>& sums() const { return sums_; }
   // sum over tokens of |x_j|, [cols]; empty unless kInputAbsSums was asked for.

@@ -15,6 +15,7 @@ class Magnitude final : public Method {
       : target_(SparsityTarget::Read(options, ScoreGroup::kLayer)) {}
   StatisticsNeed needs() const override { return StatisticsNeed::kNone; }
   bool quantizes() const override { return false; }
+  const SparsityTarget* target() const override { return &target_; }
   Status Check(int64_t rows, int64_t cols) const override { return target_.Check(rows, cols); }
   Status Apply(LayerWork* layer) const override {
     const auto score = [layer](int64_t row, double* out) {

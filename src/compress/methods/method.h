@@ -95,6 +95,7 @@ struct LayerWork {
 };
 
 class BlockMethod;  // compress/block_method.h
+struct SparsityTarget;  // selection.h
 
 class Method {
  public:
@@ -109,6 +110,9 @@ class Method {
   virtual LowRankUse low_rank() const { return LowRankUse::kNone; }
   // Whether LayerWork::original must be filled.
   virtual bool needs_original() const { return false; }
+  // How much the method prunes, where that is for an allocator to share out (docs/recipes.md);
+  // null: not.
+  virtual const SparsityTarget* target() const { return nullptr; }
   // Whether weights outside the blocks, embedding and head, are meant where no `targets` are given.
   virtual bool includes_embedding() const { return false; }
   // Not null: the step works on whole blocks after all others, by this, and Apply() is not called.

@@ -16,14 +16,12 @@ class Wanda final : public Method {
       : target_(SparsityTarget::Read(options, ScoreGroup::kRow)) {}
   StatisticsNeed needs() const override { return StatisticsNeed::kInputNorms; }
   bool quantizes() const override { return false; }
+  const SparsityTarget* target() const override { return &target_; }
   Status Check(int64_t rows, int64_t cols) const override { return target_.Check(rows, cols); }
   Status Apply(LayerWork* layer) const override {
     HARROW_CHECK(layer->statistics != nullptr && layer->statistics->cols() == layer->cols);
     layer->dead_columns = layer->statistics->DeadColumns();
-    std::vector<double> norms = layer->statistics->sum_squares();
-    for (double& norm : norms) {
-      norm = std::sqrt(norm / static_cast<double>(layer->statistics->sequences()));
-    }
+    const std::vector<double> norms = layer->statistics->InputNorms();
     const auto score = [layer, &norms](int64_t row, double* out) {
       const float* w = layer->w.data() + row * layer->cols;
       for (int64_t j = 0; j < layer->cols; ++j) {
