@@ -41,7 +41,7 @@ struct PruneOptions {
 
   template <class V>
   void Visit(V&& v) {
-    v("method", method, "magnitude | wanda | sparsegpt");
+    v("method", method, "magnitude | wanda | ria | sparsegpt");
     v("sparsity", sparsity, "fraction of weights to zero, 0 < s < 1 (this or pattern)");
     v("pattern", pattern, "N:M, keep N of every M consecutive inputs, e.g. 2:4");
     v("calibration", calibration, "text to calibrate on: .jsonl with a field `text`, or .txt");
@@ -157,6 +157,7 @@ struct LayerReport {
   uint64_t bytes = 0;
   double seconds = 0;
   std::vector<std::string> warnings;
+  std::vector<std::string> notes;
 
   template <class V>
   void Visit(V&& v) {
@@ -180,6 +181,7 @@ struct LayerReport {
     v("bytes", bytes, "bytes of the stored weight");
     v("seconds", seconds, "spent on this weight");
     v("warnings", warnings, "what the user should know of this weight");
+    v("notes", notes, "what methods say of their work on this weight");
   }
 };
 

@@ -17,6 +17,7 @@
 #include "compress/output_path.h"
 #include "compress/plan.h"
 #include "compress/recipe.h"
+#include "compress/reorder.h"
 #include "compress/report_json.h"
 #include "compress/resume_key.h"
 #include "compress/statistics_observer.h"
@@ -366,6 +367,8 @@ Status Compressor::CompressBlock(int32_t b) {
     done_units_ += Samples();
   }
 
+  HARROW_ASSIGN_OR_RETURN(const auto notes, ReorderInputs(plan_, model_->config(), observer, &pool_,
+                                                          &control_, &block));
   HARROW_RETURN_IF_ERROR(writer_->BeginShard(ShardName(b)));
   for (LinearLayer* linear : block.linears()) {
     const LayerPlan* plan = plan_.Find(linear->name);
@@ -374,6 +377,9 @@ Status Compressor::CompressBlock(int32_t b) {
     Tick(fmt::format("block {}/{}: {}", b + 1, Blocks(), linear->name), 1);
     if (plan != nullptr) {
       HARROW_ASSIGN_OR_RETURN(linear->weight, CompressOne(*linear, *plan, statistics.get()));
+      if (const auto note = notes.find(linear->name); note != notes.end()) {
+        report_.layers.back().notes.push_back(note->second);
+      }
     }
     HARROW_RETURN_IF_ERROR(writer_->AddLinear(linear->name, linear->weight));
   }

@@ -42,7 +42,7 @@ class InputStatistics {
   // Adds rows x [m, cols] float32. NaN and infinity are an error that names token and column.
   Status Add(const float* x, int64_t m);
   // To be called after each sequence.
-  void EndSequence() { ++sequences_; }
+  void EndSequence();
   // To be called once after the last Add.
   void Finish();
 
@@ -54,8 +54,15 @@ class InputStatistics {
   const std::vector<double>& sum_squares() const { return sum_squares_; }
   // sum over tokens of x_j, [cols]; empty unless kInputSums was asked for.
   const std::vector<double>& sums() const { return sums_; }
+  // Wanda's |X_j|_2, the root of the sum of squares averaged over sequences, [cols].
+  std::vector<double> InputNorms() const;
+  // Mean over tokens of the squared distance of x_j to its mean in the token's own sequence,
+  // [cols]; 0 where that is no more than rounding. Needs kInputSums.
+  std::vector<double> VarianceWithinSequences() const;
   // H = (2 / sequences) X^T X, [cols, cols], both triangles. After Finish().
   const std::vector<double>& hessian() const { return gram_; }
+  // Input j becomes what input order[j] was. After Finish(), before Factor().
+  void Reorder(const std::vector<int32_t>& order);
   // Columns with H_jj = 0.
   int64_t DeadColumns() const;
 
@@ -76,10 +83,13 @@ class InputStatistics {
   int64_t tokens_ = 0;
   std::vector<double> sum_squares_;
   std::vector<double> sums_;
-  std::vector<double> gram_;        // upper triangle until Finish()
-  std::vector<float> partial_;      // float32 gram of one call, for wide inputs
-  std::vector<double> converted_;   // a chunk of x in float64
-  double requested_fraction_ = -1;  // what factor_ was asked for with
+  std::vector<double> sums_before_;  // of the sequences that have ended
+  int64_t tokens_before_ = 0;
+  std::vector<double> squared_sums_;  // sum over sequences of (their sum of x_j)^2 / tokens
+  std::vector<double> gram_;          // upper triangle until Finish()
+  std::vector<float> partial_;        // float32 gram of one call, for wide inputs
+  std::vector<double> converted_;     // a chunk of x in float64
+  double requested_fraction_ = -1;    // what factor_ was asked for with
   std::shared_ptr<const HessianFactor> factor_;
 };
 

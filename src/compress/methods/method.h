@@ -41,6 +41,22 @@ struct Pattern {
   bool operator==(const Pattern&) const = default;
 };
 
+// Which orders of a weight's inputs cost nothing at run time: those within each `width` consecutive
+// inputs, of which `shared` after one another must take the same order. width * shared divides the
+// number of inputs.
+struct InputRuns {
+  int64_t width = 0;
+  int64_t shared = 1;
+};
+
+// A new order of a weight's inputs.
+struct InputOrder {
+  std::vector<int32_t> order;  // new input j was input order[j]; empty: all stay where they are
+  double kept_before = 0;      // sums of the scores that the pattern leaves
+  double kept_after = 0;
+  std::string obstacle;  // why no order was looked for; empty: one was
+};
+
 // One linear weight on its way through the steps of a recipe.
 struct LayerWork {
   std::string name;
@@ -63,6 +79,7 @@ struct LayerWork {
   std::optional<double> damping;  // that was used
   int32_t quant_group = 0;        // > 0: store as INT8 with this many inputs a scale
   std::vector<std::string> warnings;
+  std::vector<std::string> notes;  // what was done, where figures alone do not tell
 
   bool Cancelled() const { return control != nullptr && control->Cancelled(); }
 };
@@ -77,6 +94,14 @@ class Method {
   virtual bool rewrites() const { return true; }
   // Whether LayerWork::original must be filled.
   virtual bool needs_original() const { return false; }
+  // Needs a mask that an earlier step has left.
+  virtual bool refines_mask() const { return false; }
+  // Whether OrderInputs is to be asked, before any step, how the inputs should be ordered.
+  virtual bool orders_inputs() const { return false; }
+  virtual Result<InputOrder> OrderInputs(const LayerWork& /*layer*/,
+                                         const InputRuns& /*runs*/) const {
+    return InputOrder();
+  }
   // Whether weights outside the blocks, embedding and head, are meant where no `targets` are given.
   virtual bool includes_embedding() const { return false; }
   // Whether a weight of this width can be compressed as asked; called before any work starts.
