@@ -1,27 +1,25 @@
 #include "compress/reorder.h"
 
 #include <algorithm>
-#include <set>
+#include <optional>
 
 #include "compress/layer.h"
 
 namespace harrow {
 namespace {
 
-// The step that orders the inputs of a weight; null when there is none.
-const RecipeStep* OrderingStep(const CompressionPlan& plan, const std::string& name) {
-  const LayerPlan* layer = plan.Find(name);
-  if (layer == nullptr) return nullptr;
-  for (const RecipeStep* step : layer->steps) {
-    if (step->method->orders_inputs()) return step;
+// The index of the step that orders the inputs of a weight.
+std::optional<size_t> OrderingStep(const LayerPlan* plan) {
+  for (size_t i = 0; plan != nullptr && i < plan->steps.size(); ++i) {
+    if (plan->steps[i]->method->orders_inputs()) return i;
   }
-  return nullptr;
+  return std::nullopt;
 }
 
 // Float rows can be moved without loss; quantized ones would be rounded anew, and the pattern of a
 // packed weight does not survive another order of its inputs.
 bool IsDenseFloat(const LinearLayer& layer) {
-  return layer.weight.spec.format == FormatId::kDense && layer.weight.spec.group == 0;
+  return layer.weight.spec.format == FormatId::kDense;
 }
 
 Status MoveColumns(const std::vector<int32_t>& order, LinearLayer* layer) {
@@ -80,13 +78,15 @@ Result<std::map<std::string, std::string>> ReorderInputs(const CompressionPlan& 
       {&block->down, {&block->gate, &block->up}, {config.ffn, 1}, "gate_proj and up_proj"}};
   std::map<std::string, std::string> notes;
   for (const LinearLayer* layer : std::as_const(*block).linears()) {
-    if (OrderingStep(plan, layer->name) == nullptr) continue;
+    if (!OrderingStep(plan.Find(layer->name))) continue;
     notes[layer->name] = "inputs not reordered: they are those of the whole model";
   }
   for (const Place& place : places) {
     LinearLayer& layer = *place.layer;
-    const RecipeStep* step = OrderingStep(plan, layer.name);
-    if (step == nullptr) continue;
+    const LayerPlan* layer_plan = plan.Find(layer.name);
+    const std::optional<size_t> index = OrderingStep(layer_plan);
+    if (!index) continue;
+    const RecipeStep& step = *layer_plan->steps[*index];
     std::string& note = notes[layer.name];
     if (!IsDenseFloat(layer) ||
         !std::all_of(place.producers.begin(), place.producers.end(),
@@ -98,8 +98,8 @@ Result<std::map<std::string, std::string>> ReorderInputs(const CompressionPlan& 
     work.statistics = statistics.Find(layer.name);
     work.pool = pool;
     work.control = control;
-    const Result<InputOrder> found = step->method->OrderInputs(work, place.runs);
-    if (!found.ok()) return found.status().At(layer.name + ": " + step->method_name);
+    const Result<InputOrder> found = step.method->OrderInputs(work, place.runs);
+    if (!found.ok()) return found.status().At(layer.name + ": " + step.method_name);
     if (!found->obstacle.empty()) {
       note = "inputs not reordered: " + found->obstacle;
       continue;

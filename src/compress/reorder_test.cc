@@ -138,6 +138,7 @@ TEST_F(ReorderTest, PackedProducersStay) {
   LinearLayer& gate = model_->blocks()[0].gate;
   const std::vector<float> w = Values(gate);
   WeightSpec spec;
+  spec.format = FormatId::kDensePanel;
   spec.values = ValueType::kI8;
   spec.group = 32;
   auto packed = PackWeight(spec, gate.rows, gate.cols, w.data());

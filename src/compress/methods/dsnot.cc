@@ -50,6 +50,9 @@ class Dsnot final : public Method {
           "or N:M masks",
           PatternText(layer->pattern));
     }
+    if (std::find(layer->pruned.begin(), layer->pruned.end(), 1) == layer->pruned.end()) {
+      layer->warnings.push_back("dsnot: no weight is pruned, so there is no mask to refine");
+    }
     layer->dead_columns = layer->statistics->DeadColumns();
     const Inputs inputs = Prepare(*layer->statistics);
     std::vector<RowResult> results(static_cast<size_t>(layer->rows));
