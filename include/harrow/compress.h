@@ -44,7 +44,7 @@ struct PruneOptions {
 
   template <class V>
   void Visit(V&& v) {
-    v("method", method, "magnitude | wanda | sparsegpt");
+    v("method", method, "magnitude | wanda | ria | sparsegpt");
     v("sparsity", sparsity, "fraction of weights to zero, 0 < s < 1 (this or pattern)");
     v("pattern", pattern, "N:M, keep N of every M consecutive inputs, e.g. 2:4");
     v("allocation", allocation,
@@ -172,6 +172,7 @@ struct LayerReport {
   double seconds = 0;
   std::vector<std::string> notes;
   std::vector<std::string> warnings;
+  std::vector<std::string> notes;
 
   template <class V>
   void Visit(V&& v) {
@@ -203,6 +204,7 @@ struct LayerReport {
     v("seconds", seconds, "spent on this weight");
     v("notes", notes, "what methods tell of their work: iterations, objective");
     v("warnings", warnings, "what the user should know of this weight");
+    v("notes", notes, "what methods say of their work on this weight");
   }
 };
 

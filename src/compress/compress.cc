@@ -19,6 +19,7 @@
 #include "compress/output_path.h"
 #include "compress/plan.h"
 #include "compress/recipe.h"
+#include "compress/reorder.h"
 #include "compress/report_json.h"
 #include "compress/resume_key.h"
 #include "harrow/compress.h"
@@ -478,6 +479,8 @@ Status Compressor::CompressBlock(int32_t b) {
     done_units_ += Samples();
   }
 
+  HARROW_ASSIGN_OR_RETURN(const auto notes, ReorderInputs(plan_, model_->config(), observer, &pool_,
+                                                          &control_, &block));
   HARROW_RETURN_IF_ERROR(writer_->BeginShard(ShardName(b)));
   // Block steps need the source's weights and the statistics until all linears are done.
   const bool has_block_steps = plan_.HasBlockSteps(block);
@@ -491,6 +494,9 @@ Status Compressor::CompressBlock(int32_t b) {
     std::optional<CompressedLayer> done;
     if (plan != nullptr) {
       HARROW_ASSIGN_OR_RETURN(done, CompressOne(*linear, *plan, statistics.get()));
+      if (const auto note = notes.find(linear->name); note != notes.end()) {
+        done->report.notes.push_back(note->second);
+      }
     }
     if (has_block_steps) {
       waiting.push_back(std::move(done));

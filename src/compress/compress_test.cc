@@ -115,7 +115,7 @@ class CompressTest : public ::testing::Test {
 
 TEST_F(CompressTest, EveryMethodGivesALoadableModelOfTheDensityAskedFor) {
   const std::unique_ptr<Model> dense = LoadModel(model_);
-  for (const std::string method : {"magnitude", "wanda", "sparsegpt"}) {
+  for (const std::string method : {"magnitude", "wanda", "ria", "sparsegpt"}) {
     for (const std::string target : {"sparsity: 0.5", "pattern: \"2:4\"", "pattern: \"1:8\""}) {
       for (const bool quantize : {false, true}) {
         if (quantize && target == "pattern: \"1:8\"") continue;
@@ -206,7 +206,8 @@ TEST_F(CompressTest, LaterBlocksSeeTheCompressedBlocksBeforeThem) {
 TEST_F(CompressTest, ResumesAfterTheLastFinishedBlock) {
   for (const std::string steps :
        {"steps: [{method: sparsegpt, sparsity: 0.5}, {method: rtn, group: 32}]",
-        "steps: [{method: wanda, sparsity: 0.5, ignore: \"re:down\"}]\nstore: dense"}) {
+        "steps: [{method: wanda, sparsity: 0.5, ignore: \"re:down\"}]\nstore: dense",
+        "steps: [{method: ria, pattern: \"2:4\", permute: lsa}, {method: dsnot}]"}) {
     const std::string recipe = Calibration() + steps;
     const Result<CompressReport> whole = Run(recipe, "whole");
     ASSERT_TRUE(whole.ok()) << whole.status().ToString();
@@ -514,6 +515,7 @@ TEST_F(CompressTest, MistakesAreFoundBeforeAnyWork) {
       {"steps: [{method: magnitude, sparsity: 0.5, targets: \"re:lm_head\"}]", "matches no linear"},
       {"steps: [{method: magnitude, sparsity: 0.5, ignore: \"re:.*\"}]", "no weight is left"},
       {"steps: [{method: magnitude, pattern: \"5:9\"}]", "needs a width that 9 divides"},
+      {Calibration() + "steps: [{method: dsnot}]", "put a pruner before it"},
       {"steps: [{method: rtn}, {method: magnitude, sparsity: 0.5}]", "quantize last"},
       {Calibration() + "steps: [{method: wanda, sparsity: 0.5, targets: model.embed_tokens}]",
        "has no inputs to calibrate on"},

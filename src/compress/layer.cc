@@ -141,6 +141,11 @@ void MeasureStored(const LinearLayer& layer, const InputStatistics* statistics,
 
 }  // namespace
 
+Result<LayerWork> UnpackLayer(const LinearLayer& layer) {
+  int64_t nonzeros = 0;
+  return Unpack(layer, /*rewritten=*/true, &nonzeros);
+}
+
 Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan,
                                       bool store_dense, InputStatistics* statistics,
                                       ThreadPool* pool, const RunControl* control) {
@@ -207,6 +212,7 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   for (const std::string& warning : work.warnings) {
     report.warnings.push_back(layer.name + ": " + warning);
   }
+  report.notes = std::move(work.notes);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }

@@ -163,6 +163,12 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
         return InvalidArgument("{}: {} is quantized by the step before it ({}); quantize last",
                                step.where, linear.name, layer.steps.back()->where);
       }
+      if (step.method->refines_mask() && layer.steps.empty()) {
+        return InvalidArgument(
+            "{}: {} refines the mask of an earlier step, and none prunes {}; put a pruner before "
+            "it",
+            step.where, step.method_name, linear.name);
+      }
       // A tied embedding has the head's inputs; an untied one only picks rows.
       const bool has_inputs = &linear != &model.embedding() || model.config().tied_head;
       if (!has_inputs && step.method->needs() != StatisticsNeed::kNone) {

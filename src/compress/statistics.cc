@@ -7,6 +7,8 @@
 #include <cmath>
 #include <limits>
 
+#include "base/check.h"
+
 namespace harrow {
 namespace {
 
@@ -79,7 +81,11 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
 
 InputStatistics::InputStatistics(int64_t cols, StatisticsNeed need) : cols_(cols), need_(need) {
   sum_squares_.assign(static_cast<size_t>(cols), 0.0);
-  if (Has(need, StatisticsNeed::kInputSums)) sums_.assign(static_cast<size_t>(cols), 0.0);
+  if (Has(need, StatisticsNeed::kInputSums)) {
+    sums_.assign(static_cast<size_t>(cols), 0.0);
+    sums_before_ = sums_;
+    squared_sums_ = sums_;
+  }
   if (Has(need, StatisticsNeed::kInputAbsSums)) abs_sums_.assign(static_cast<size_t>(cols), 0.0);
   if (has_hessian()) gram_.assign(static_cast<size_t>(cols * cols), 0.0);
   if (Has(need, StatisticsNeed::kDenseInputs)) cross_.assign(static_cast<size_t>(cols * cols), 0.0);
@@ -153,6 +159,17 @@ void InputStatistics::AddDense(const float* x, const float* dense, int64_t m) {
     cross_[i] += partial_[i];
 }
 
+void InputStatistics::EndSequence() {
+  ++sequences_;
+  const auto tokens = static_cast<double>(tokens_ - tokens_before_);
+  for (size_t j = 0; j < sums_.size() && tokens > 0; ++j) {
+    const double sum = sums_[j] - sums_before_[j];
+    squared_sums_[j] += sum * sum / tokens;
+  }
+  sums_before_ = sums_;
+  tokens_before_ = tokens_;
+}
+
 void InputStatistics::Finish() {
   partial_ = {};
   converted_ = {};
@@ -174,6 +191,53 @@ std::vector<double> InputStatistics::InputNorms() const {
   for (double& norm : norms)
     norm = std::sqrt(norm / static_cast<double>(sequences_));
   return norms;
+}
+
+std::vector<double> InputStatistics::VarianceWithinSequences() const {
+  HARROW_CHECK(Has(need_, StatisticsNeed::kInputSums) && tokens_ > 0);
+  std::vector<double> variance(static_cast<size_t>(cols_), 0.0);
+  for (size_t j = 0; j < variance.size(); ++j) {
+    const double squares = sum_squares_[j] - squared_sums_[j];
+    // Both are sums of `tokens` terms in float64.
+    const double rounding = static_cast<double>(tokens_) * 0x1.0p-52 * sum_squares_[j];
+    if (squares > rounding) variance[j] = squares / static_cast<double>(tokens_);
+  }
+  return variance;
+}
+
+void InputStatistics::Reorder(const std::vector<int32_t>& order) {
+  HARROW_CHECK(static_cast<int64_t>(order.size()) == cols_ && factor_ == nullptr);
+  std::vector<double> row;
+  const auto gather = [&](double* values) {
+    row.assign(values, values + cols_);
+    for (size_t j = 0; j < order.size(); ++j)
+      values[j] = row[static_cast<size_t>(order[j])];
+  };
+  for (std::vector<double>* sums : {&sum_squares_, &sums_, &abs_sums_, &squared_sums_}) {
+    if (!sums->empty()) gather(sums->data());
+  }
+  // In place: a second Hessian would be large. Rows move along the cycles of the order.
+  for (std::vector<double>* matrix : {&gram_, &cross_}) {
+    if (matrix->empty()) continue;
+    for (int64_t i = 0; i < cols_; ++i)
+      gather(matrix->data() + i * cols_);
+    std::vector<uint8_t> done(order.size(), 0);
+    for (int64_t first = 0; first < cols_; ++first) {
+      if (done[static_cast<size_t>(first)] != 0) continue;
+      const auto begin = matrix->begin();
+      row.assign(begin + first * cols_, begin + (first + 1) * cols_);
+      for (int64_t to = first;;) {
+        done[static_cast<size_t>(to)] = 1;
+        const int64_t from = order[static_cast<size_t>(to)];
+        if (from == first) {
+          std::copy(row.begin(), row.end(), begin + to * cols_);
+          break;
+        }
+        std::copy_n(begin + from * cols_, cols_, begin + to * cols_);
+        to = from;
+      }
+    }
+  }
 }
 
 int64_t InputStatistics::DeadColumns() const {

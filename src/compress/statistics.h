@@ -55,7 +55,7 @@ class InputStatistics {
   // Adds the same rows' inputs in the dense model, [m, cols]; where kDenseInputs is asked for.
   void AddDense(const float* x, const float* dense, int64_t m);
   // To be called after each sequence.
-  void EndSequence() { ++sequences_; }
+  void EndSequence();
   // To be called once after the last Add.
   void Finish();
 
@@ -72,11 +72,16 @@ class InputStatistics {
   const std::vector<double>& sums() const { return sums_; }
   // sum over tokens of |x_j|, [cols]; empty unless kInputAbsSums was asked for.
   const std::vector<double>& abs_sums() const { return abs_sums_; }
+  // Mean over tokens of the squared distance of x_j to its mean in the token's own sequence,
+  // [cols]; 0 where that is no more than rounding. Needs kInputSums.
+  std::vector<double> VarianceWithinSequences() const;
   // H = (2 / sequences) X^T X, [cols, cols], both triangles. After Finish().
   const std::vector<double>& hessian() const { return gram_; }
   // (2 / sequences) X^T X_dense, [cols, cols]; empty unless kDenseInputs was asked for. After
   // Finish().
   const std::vector<double>& dense_cross() const { return cross_; }
+  // Input j becomes what input order[j] was. After Finish(), before Factor().
+  void Reorder(const std::vector<int32_t>& order);
   // Columns with H_jj = 0.
   int64_t DeadColumns() const;
 
@@ -101,6 +106,9 @@ class InputStatistics {
   int64_t tokens_ = 0;
   std::vector<double> sum_squares_;
   std::vector<double> sums_;
+  std::vector<double> sums_before_;  // of the sequences that have ended
+  int64_t tokens_before_ = 0;
+  std::vector<double> squared_sums_;  // sum over sequences of (their sum of x_j)^2 / tokens
   std::vector<double> abs_sums_;
   std::vector<double> gram_;        // upper triangle until Finish()
   std::vector<double> cross_;       // X^T X_dense

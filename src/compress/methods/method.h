@@ -66,6 +66,22 @@ struct Quantization {
   std::shared_ptr<const QuantGrid> grid;
 };
 
+// Which orders of a weight's inputs cost nothing at run time: those within each `width` consecutive
+// inputs, of which `shared` after one another must take the same order. width * shared divides the
+// number of inputs.
+struct InputRuns {
+  int64_t width = 0;
+  int64_t shared = 1;
+};
+
+// A new order of a weight's inputs.
+struct InputOrder {
+  std::vector<int32_t> order;  // new input j was input order[j]; empty: all stay where they are
+  double kept_before = 0;      // sums of the scores that the pattern leaves
+  double kept_after = 0;
+  std::string obstacle;  // why no order was looked for; empty: one was
+};
+
 // One linear weight on its way through the steps of a recipe.
 struct LayerWork {
   std::string name;
@@ -113,6 +129,14 @@ class Method {
   // How much the method prunes, where that is for an allocator to share out (docs/recipes.md);
   // null: not.
   virtual const SparsityTarget* target() const { return nullptr; }
+  // Needs a mask that an earlier step has left.
+  virtual bool refines_mask() const { return false; }
+  // Whether OrderInputs is to be asked, before any step, how the inputs should be ordered.
+  virtual bool orders_inputs() const { return false; }
+  virtual Result<InputOrder> OrderInputs(const LayerWork& /*layer*/,
+                                         const InputRuns& /*runs*/) const {
+    return InputOrder();
+  }
   // Whether weights outside the blocks, embedding and head, are meant where no `targets` are given.
   virtual bool includes_embedding() const { return false; }
   // Not null: the step works on whole blocks after all others, by this, and Apply() is not called.
