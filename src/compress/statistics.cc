@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace harrow {
 namespace {
@@ -16,11 +17,33 @@ namespace {
 constexpr int64_t kDoubleGramCols = 1024;
 constexpr int64_t kConvertRows = 256;
 
-Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, double fraction) {
+// Inputs by falling H_jj, where H_jj = 1 for dead ones.
+std::vector<int64_t> ActOrder(const std::vector<double>& hessian, int64_t n) {
+  const auto diagonal = [&](int64_t j) {
+    const double value = hessian[static_cast<size_t>(j * n + j)];
+    return value == 0 ? 1 : value;
+  };
+  std::vector<int64_t> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return diagonal(a) > diagonal(b); });
+  return order;
+}
+
+// `order` may be empty. Errors name inputs, not places in the order.
+Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, double fraction,
+                                const std::vector<int64_t>& order) {
   HessianFactor factor;
   factor.percent_damping = fraction;
+  factor.order = order;
+  const auto input = [&](int64_t j) { return order.empty() ? j : order[static_cast<size_t>(j)]; };
   std::vector<double>& a = factor.upper;
   a = hessian;
+  for (int64_t i = 0; i < n && !order.empty(); ++i) {
+    const double* row = hessian.data() + input(i) * n;
+    for (int64_t j = 0; j < n; ++j)
+      a[static_cast<size_t>(i * n + j)] = row[input(j)];
+  }
   double mean = 0;
   for (int64_t j = 0; j < n; ++j) {
     double& diagonal = a[static_cast<size_t>(j * n + j)];
@@ -36,16 +59,17 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
   // and without forming the inverse. J A J of a square array is the array reversed.
   // LAPACK is called in its own column-major order: our upper triangle is its lower one.
   std::reverse(a.begin(), a.end());
-  const auto order = static_cast<lapack_int>(n);
+  const auto size = static_cast<lapack_int>(n);
   lapack_int info = 0;
-  LAPACK_dpotrf("U", &order, a.data(), &order, &info);
+  LAPACK_dpotrf("U", &size, a.data(), &size, &info);
   int64_t failed = info > 0 ? n - info : -1;
   std::reverse(a.begin(), a.end());
   // A pivot within the rounding error of the factorization (n * 2^-53 of the diagonal) is noise:
   // the matrix is singular to working precision even where LAPACK happened to get through.
   for (int64_t j = 0; j < n && info == 0; ++j) {
     const auto at = static_cast<size_t>(j * n + j);
-    const double diagonal = (hessian[at] == 0 ? 1 : hessian[at]) + fraction * mean;
+    const double own = hessian[static_cast<size_t>(input(j) * (n + 1))];
+    const double diagonal = (own == 0 ? 1 : own) + fraction * mean;
     if (!(a[at] * a[at] > static_cast<double>(n) * 0x1.0p-53 * diagonal)) {
       info = 1;
       failed = j;
@@ -55,12 +79,12 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
     return Error(StatusCode::kNumerical,
                  "the Hessian of {} inputs is not positive definite with a damping of {} (Cholesky "
                  "failed at input {}); use a larger damping or more calibration text",
-                 n, fraction, failed);
+                 n, fraction, input(failed));
   }
-  LAPACK_dtrtri("L", "N", &order, a.data(), &order, &info);
+  LAPACK_dtrtri("L", "N", &size, a.data(), &size, &info);
   if (info != 0) {
     return Error(StatusCode::kNumerical, "the Cholesky factor of {} inputs is singular at input {}",
-                 n, info);
+                 n, input(info - 1));
   }
   for (int64_t i = 0; i < n; ++i) {
     std::fill_n(a.begin() + i * n, i, 0.0);
@@ -69,7 +93,7 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
       return Error(StatusCode::kNumerical,
                    "the inverse Hessian of {} inputs is not finite at input {} with a damping of "
                    "{}",
-                   n, i, fraction);
+                   n, input(i), fraction);
     }
   }
   return factor;
@@ -144,17 +168,19 @@ int64_t InputStatistics::DeadColumns() const {
   return std::count(sum_squares_.begin(), sum_squares_.end(), 0.0);
 }
 
-Result<std::shared_ptr<const HessianFactor>> InputStatistics::Factor(double fraction,
-                                                                     bool escalate) {
+Result<std::shared_ptr<const HessianFactor>> InputStatistics::Factor(double fraction, bool escalate,
+                                                                     bool act_order) {
   if (factor_ != nullptr && requested_fraction_ == fraction &&
-      (escalate || factor_->percent_damping == fraction)) {
+      factor_->order.empty() != act_order && (escalate || factor_->percent_damping == fraction)) {
     return factor_;
   }
   factor_ = nullptr;
+  const std::vector<int64_t> order = act_order ? ActOrder(gram_, cols_) : std::vector<int64_t>();
   constexpr int kRetries = 4;
   Status failure;
   for (int attempt = 0; attempt <= (escalate ? kRetries : 0); ++attempt) {
-    Result<HessianFactor> factor = TryFactor(gram_, cols_, fraction * std::pow(10.0, attempt));
+    Result<HessianFactor> factor =
+        TryFactor(gram_, cols_, fraction * std::pow(10.0, attempt), order);
     if (factor.ok()) {
       factor_ = std::make_shared<const HessianFactor>(std::move(factor).value());
       requested_fraction_ = fraction;

@@ -29,6 +29,7 @@ inline bool Has(StatisticsNeed set, StatisticsNeed flag) {
 // U, upper triangular [cols, cols] row-major, with inverse(H + damping) = U^T U.
 struct HessianFactor {
   double percent_damping = 0;  // the fraction that succeeded
+  std::vector<int64_t> order;  // input of each row and column of U; empty: input order
   std::vector<double> upper;
 };
 
@@ -61,9 +62,11 @@ class InputStatistics {
 
   // The factor for a damping of `fraction` * mean(diag H), where H_jj = 1 for dead columns first.
   // A failed factorization is kNumerical; with `escalate`, it is tried again with 10 times the
-  // damping, up to 4 times. Kept for the next layer with the same input.
-  // Source: SparseGPT (arXiv 2301.00774), sparsegpt.py fasterprune.
-  Result<std::shared_ptr<const HessianFactor>> Factor(double fraction, bool escalate);
+  // damping, up to 4 times. With `act_order` the inputs are taken by falling H_jj, ties to the
+  // lower index. Kept for the next layer with the same input. Source: SparseGPT (arXiv 2301.00774),
+  // sparsegpt.py fasterprune; GPTQ, gptq.py fasterquant.
+  Result<std::shared_ptr<const HessianFactor>> Factor(double fraction, bool escalate,
+                                                      bool act_order = false);
 
   // |X D^T|^2 over |X W^T|^2 for D = changed - w, both [rows, cols] float32: the relative error of
   // the layer's output over the calibration. 0 when both are 0; infinity when only |X W^T| is.
