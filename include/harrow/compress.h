@@ -157,6 +157,7 @@ struct LayerReport {
   uint64_t bytes = 0;
   double seconds = 0;
   std::vector<std::string> warnings;
+  std::vector<std::string> notes;
 
   template <class V>
   void Visit(V&& v) {
@@ -180,6 +181,7 @@ struct LayerReport {
     v("bytes", bytes, "bytes of the stored weight");
     v("seconds", seconds, "spent on this weight");
     v("warnings", warnings, "what the user should know of this weight");
+    v("notes", notes, "what methods say of their work on this weight");
   }
 };
 

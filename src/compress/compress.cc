@@ -18,6 +18,7 @@
 #include "compress/plan.h"
 #include "compress/recipe.h"
 #include "compress/report_json.h"
+#include "compress/rescale.h"
 #include "compress/resume_key.h"
 #include "compress/statistics_observer.h"
 #include "harrow/compress.h"
@@ -86,7 +87,8 @@ class Compressor {
   Result<LinearWeight> CompressOne(const LinearLayer& layer, const LayerPlan& plan,
                                    InputStatistics* statistics);
   void FindOtherTensors();
-  Status AddOtherTensors(int32_t b);  // Blocks(): those outside all blocks
+  // Blocks(): those outside all blocks. `changed` replaces tensors of the source.
+  Status AddOtherTensors(int32_t b, const std::map<std::string, TensorView>& changed);
   Status SaveLayerReports();
   void LoadLayerReports();
   Result<CompressReport> Finish();
@@ -366,6 +368,12 @@ Status Compressor::CompressBlock(int32_t b) {
     done_units_ += Samples();
   }
 
+  std::map<std::string, uint64_t> source_bytes;
+  for (const LinearLayer* linear : std::as_const(block).linears())
+    source_bytes[linear->name] = linear->weight.data.size();
+  HARROW_ASSIGN_OR_RETURN(
+      const ScaledInputs scaled,
+      ScaleInputs(plan_, checkpoint_->tensors(), observer, &pool_, &control_, &block));
   HARROW_RETURN_IF_ERROR(writer_->BeginShard(ShardName(b)));
   for (LinearLayer* linear : block.linears()) {
     const LayerPlan* plan = plan_.Find(linear->name);
@@ -374,10 +382,15 @@ Status Compressor::CompressBlock(int32_t b) {
     Tick(fmt::format("block {}/{}: {}", b + 1, Blocks(), linear->name), 1);
     if (plan != nullptr) {
       HARROW_ASSIGN_OR_RETURN(linear->weight, CompressOne(*linear, *plan, statistics.get()));
+      LayerReport& report = report_.layers.back();
+      report.bytes_before = source_bytes[linear->name];
+      if (const auto note = scaled.notes.find(linear->name); note != scaled.notes.end()) {
+        report.notes.push_back(note->second);
+      }
     }
     HARROW_RETURN_IF_ERROR(writer_->AddLinear(linear->name, linear->weight));
   }
-  HARROW_RETURN_IF_ERROR(AddOtherTensors(b));
+  HARROW_RETURN_IF_ERROR(AddOtherTensors(b, scaled.norms));
   HARROW_RETURN_IF_ERROR(SaveLayerReports());
   return writer_->EndShard();
 }
@@ -417,6 +430,16 @@ Result<std::vector<LinearWeight>> Compressor::RestoreShard(
   return weights;
 }
 
+Status RestoreNorm(const TensorSource& shard, const std::string& name, std::vector<float>* norm) {
+  HARROW_ASSIGN_OR_RETURN(const TensorView view, shard.Find(name));
+  if (!IsFloat(view.dtype) || view.elements() != static_cast<int64_t>(norm->size())) {
+    return Corruption("{}: {} {}, expected {} numbers", name, DTypeName(view.dtype),
+                      ShapeToString(view.shape), norm->size());
+  }
+  ToFloat32(view, 0, view.elements(), norm->data());
+  return OkStatus();
+}
+
 Status Compressor::RestoreBlock(int32_t b) {
   Block& block = model_->blocks()[static_cast<size_t>(b)];
   HARROW_ASSIGN_OR_RETURN(std::vector<LinearWeight> weights,
@@ -425,6 +448,11 @@ Status Compressor::RestoreBlock(int32_t b) {
        static_cast<int64_t>(weights.size()));
   for (size_t i = 0; i < weights.size(); ++i)
     block.linears()[i]->weight = std::move(weights[i]);
+  // Scaled inputs change the norms as well.
+  HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const TensorSource> shard,
+                          writer_->OpenShard(ShardName(b)));
+  HARROW_RETURN_IF_ERROR(RestoreNorm(*shard, block.attention_norm_name, &block.attention_norm));
+  HARROW_RETURN_IF_ERROR(RestoreNorm(*shard, block.ffn_norm_name, &block.ffn_norm));
   ++report_.resumed_blocks;
   return OkStatus();
 }
@@ -451,9 +479,10 @@ void Compressor::FindOtherTensors() {
   }
 }
 
-Status Compressor::AddOtherTensors(int32_t b) {
+Status Compressor::AddOtherTensors(int32_t b, const std::map<std::string, TensorView>& changed) {
   for (const std::string& name : other_tensors_[static_cast<size_t>(b)]) {
-    HARROW_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->tensors().Find(name));
+    HARROW_ASSIGN_OR_RETURN(TensorView view, checkpoint_->tensors().Find(name));
+    if (const auto found = changed.find(name); found != changed.end()) view = found->second;
     HARROW_RETURN_IF_ERROR(writer_->AddTensor(name, view));
   }
   return OkStatus();
@@ -506,7 +535,7 @@ Status Compressor::RunOuter() {
     report_.resident_bytes += weight.data.size();
     HARROW_RETURN_IF_ERROR(writer_->AddLinear(linear->name, weight));
   }
-  HARROW_RETURN_IF_ERROR(AddOtherTensors(Blocks()));
+  HARROW_RETURN_IF_ERROR(AddOtherTensors(Blocks(), {}));
   HARROW_RETURN_IF_ERROR(SaveLayerReports());
   return writer_->EndShard();
 }

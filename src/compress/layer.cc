@@ -104,6 +104,11 @@ LayerReport BasicReport(const std::string& name, const LinearWeight& weight, int
 
 }  // namespace
 
+Result<LayerWork> UnpackLayer(const LinearLayer& layer) {
+  int64_t nonzeros = 0;
+  return Unpack(layer, /*rewritten=*/true, &nonzeros);
+}
+
 Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan,
                                       bool store_dense, InputStatistics* statistics,
                                       ThreadPool* pool, const RunControl* control) {
@@ -170,6 +175,7 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   for (const std::string& warning : work.warnings) {
     report.warnings.push_back(layer.name + ": " + warning);
   }
+  report.notes = std::move(work.notes);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }

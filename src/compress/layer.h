@@ -14,6 +14,10 @@ struct CompressedLayer {
   LayerReport report;
 };
 
+// The weight as float32 and what an earlier run pruned of it, without statistics and pool;
+// kNumerical where it is not finite.
+Result<LayerWork> UnpackLayer(const LinearLayer& layer);
+
 // `layer` must be loaded and not INT8; it is not changed. `statistics` may be null when the plan
 // needs none. Errors name the weight and the method.
 Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan,

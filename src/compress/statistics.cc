@@ -8,6 +8,8 @@
 #include <limits>
 #include <numeric>
 
+#include "base/check.h"
+
 namespace harrow {
 namespace {
 
@@ -16,6 +18,7 @@ namespace {
 // products run twice as fast, and the width is what their cost grows with (docs/decisions/020).
 constexpr int64_t kDoubleGramCols = 1024;
 constexpr int64_t kConvertRows = 256;
+constexpr int64_t kEnergyRows = 128;
 
 // Inputs by falling H_jj, where H_jj = 1 for dead ones.
 std::vector<int64_t> ActOrder(const std::vector<double>& hessian, int64_t n) {
@@ -104,6 +107,7 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
 InputStatistics::InputStatistics(int64_t cols, StatisticsNeed need) : cols_(cols), need_(need) {
   sum_squares_.assign(static_cast<size_t>(cols), 0.0);
   if (Has(need, StatisticsNeed::kInputSums)) sums_.assign(static_cast<size_t>(cols), 0.0);
+  if (Has(need, StatisticsNeed::kInputAbsSums)) abs_sums_.assign(static_cast<size_t>(cols), 0.0);
   if (has_hessian()) gram_.assign(static_cast<size_t>(cols * cols), 0.0);
 }
 
@@ -124,6 +128,10 @@ Status InputStatistics::Add(const float* x, int64_t m) {
   for (int64_t t = 0; t < m && !sums_.empty(); ++t) {
     for (int64_t j = 0; j < cols_; ++j)
       sums_[static_cast<size_t>(j)] += x[t * cols_ + j];
+  }
+  for (int64_t t = 0; t < m && !abs_sums_.empty(); ++t) {
+    for (int64_t j = 0; j < cols_; ++j)
+      abs_sums_[static_cast<size_t>(j)] += std::fabs(static_cast<double>(x[t * cols_ + j]));
   }
   tokens_ += m;
   if (!has_hessian()) return OkStatus();
@@ -164,6 +172,17 @@ void InputStatistics::Finish() {
   }
 }
 
+void InputStatistics::ScaleInputs(const std::vector<double>& factors) {
+  HARROW_CHECK(static_cast<int64_t>(factors.size()) == cols_ && factor_ == nullptr);
+  for (size_t j = 0; j < factors.size(); ++j) {
+    sum_squares_[j] *= factors[j] * factors[j];
+    if (!sums_.empty()) sums_[j] *= factors[j];
+    if (!abs_sums_.empty()) abs_sums_[j] *= factors[j];
+    for (size_t k = 0; k < factors.size() && !gram_.empty(); ++k)
+      gram_[j * factors.size() + k] *= factors[j] * factors[k];
+  }
+}
+
 int64_t InputStatistics::DeadColumns() const {
   return std::count(sum_squares_.begin(), sum_squares_.end(), 0.0);
 }
@@ -191,30 +210,39 @@ Result<std::shared_ptr<const HessianFactor>> InputStatistics::Factor(double frac
   return failure;
 }
 
+double InputStatistics::Energy(const double* a, int64_t rows, double* product) const {
+  const auto n = static_cast<blasint>(cols_);
+  cblas_dsymm(CblasRowMajor, CblasRight, CblasUpper, static_cast<blasint>(rows), n, 1.0,
+              gram_.data(), n, a, n, 0.0, product, n);
+  return cblas_ddot(static_cast<blasint>(rows * cols_), a, 1, product, 1);
+}
+
+double InputStatistics::OutputEnergy(const float* d, int64_t rows) const {
+  std::vector<double> a(static_cast<size_t>(kEnergyRows * cols_));
+  std::vector<double> product(a.size());
+  double energy = 0;
+  for (int64_t begin = 0; begin < rows; begin += kEnergyRows) {
+    const int64_t count = std::min(kEnergyRows, rows - begin);
+    std::copy_n(d + begin * cols_, count * cols_, a.begin());
+    energy += Energy(a.data(), count, product.data());
+  }
+  return energy;
+}
+
 double InputStatistics::RelativeOutputError(const float* w, const float* changed,
                                             int64_t rows) const {
-  constexpr int64_t kChunk = 128;
-  std::vector<double> a(static_cast<size_t>(kChunk * cols_));
+  std::vector<double> a(static_cast<size_t>(kEnergyRows * cols_));
   std::vector<double> product(a.size());
-  const auto n = static_cast<blasint>(cols_);
-  // sum over rows of a_r H a_r^T
-  const auto energy = [&](int64_t count) {
-    cblas_dsymm(CblasRowMajor, CblasRight, CblasUpper, static_cast<blasint>(count), n, 1.0,
-                gram_.data(), n, a.data(), n, 0.0, product.data(), n);
-    return cblas_ddot(static_cast<blasint>(count * cols_), a.data(), 1, product.data(), 1);
-  };
   double error = 0;
-  double reference = 0;
-  for (int64_t begin = 0; begin < rows; begin += kChunk) {
-    const int64_t count = std::min(kChunk, rows - begin);
+  for (int64_t begin = 0; begin < rows; begin += kEnergyRows) {
+    const int64_t count = std::min(kEnergyRows, rows - begin);
     const float* w_rows = w + begin * cols_;
     const float* changed_rows = changed + begin * cols_;
-    std::copy_n(w_rows, count * cols_, a.begin());
-    reference += energy(count);
     for (int64_t i = 0; i < count * cols_; ++i)
       a[static_cast<size_t>(i)] = changed_rows[i] - w_rows[i];
-    error += energy(count);
+    error += Energy(a.data(), count, product.data());
   }
+  const double reference = OutputEnergy(w, rows);
   // Rounding can leave a tiny negative energy where the true one is zero.
   error = std::max(error, 0.0);
   if (reference > 0) return error / reference;

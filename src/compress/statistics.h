@@ -15,9 +15,10 @@ namespace harrow {
 // A set of flags.
 enum class StatisticsNeed : uint8_t {
   kNone = 0,
-  kInputNorms = 1,  // sums of squares per input
-  kHessian = 2,     // X^T X
-  kInputSums = 4,   // sums per input
+  kInputNorms = 1,    // sums of squares per input
+  kHessian = 2,       // X^T X
+  kInputSums = 4,     // sums per input
+  kInputAbsSums = 8,  // sums of absolute values per input
 };
 inline StatisticsNeed operator|(StatisticsNeed a, StatisticsNeed b) {
   return static_cast<StatisticsNeed>(static_cast<int>(a) | static_cast<int>(b));
@@ -55,8 +56,12 @@ class InputStatistics {
   const std::vector<double>& sum_squares() const { return sum_squares_; }
   // sum over tokens of x_j, [cols]; empty unless kInputSums was asked for.
   const std::vector<double>& sums() const { return sums_; }
+  // sum over tokens of |x_j|, [cols]; empty unless kInputAbsSums was asked for.
+  const std::vector<double>& abs_sums() const { return abs_sums_; }
   // H = (2 / sequences) X^T X, [cols, cols], both triangles. After Finish().
   const std::vector<double>& hessian() const { return gram_; }
+  // Input j becomes factors[j] > 0 times what it was. After Finish(), before Factor().
+  void ScaleInputs(const std::vector<double>& factors);
   // Columns with H_jj = 0.
   int64_t DeadColumns() const;
 
@@ -71,14 +76,20 @@ class InputStatistics {
   // |X D^T|^2 over |X W^T|^2 for D = changed - w, both [rows, cols] float32: the relative error of
   // the layer's output over the calibration. 0 when both are 0; infinity when only |X W^T| is.
   double RelativeOutputError(const float* w, const float* changed, int64_t rows) const;
+  // |X D^T|^2 for D [rows, cols], averaged over sequences and doubled as H is.
+  double OutputEnergy(const float* d, int64_t rows) const;
 
  private:
+  // sum over rows of a_r H a_r^T for a [rows, cols], which `product` has room for.
+  double Energy(const double* a, int64_t rows, double* product) const;
+
   int64_t cols_;
   StatisticsNeed need_;
   int64_t sequences_ = 0;
   int64_t tokens_ = 0;
   std::vector<double> sum_squares_;
   std::vector<double> sums_;
+  std::vector<double> abs_sums_;
   std::vector<double> gram_;        // upper triangle until Finish()
   std::vector<float> partial_;      // float32 gram of one call, for wide inputs
   std::vector<double> converted_;   // a chunk of x in float64

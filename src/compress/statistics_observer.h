@@ -39,6 +39,11 @@ class StatisticsObserver final : public Observer {
       statistics->Finish();
     first_.clear();
   }
+  // The statistics of a linear that nobody has taken; null when there are none.
+  InputStatistics* Find(const std::string& name) const {
+    const auto found = by_name_.find(name);
+    return found == by_name_.end() ? nullptr : found->second.get();
+  }
   // Hands the statistics of a linear over; they are freed with their last user.
   std::shared_ptr<InputStatistics> Take(const std::string& name) {
     const auto found = by_name_.find(name);

@@ -16,10 +16,10 @@ namespace {
 class Gptq final : public Method {
  public:
   explicit Gptq(OptionReader* options) {
-    decisions_.grid = GridSpec::Read(options);
+    decisions_.quantization = ReadQuantization(options);
     decisions_.act_order = options->Boolean("act_order", true);
     options_ = ObsOptions::Read(options);
-    options_.CheckGroup(*decisions_.grid, options);
+    options_.CheckGroup(decisions_.quantization->group, options);
   }
   StatisticsNeed needs() const override { return StatisticsNeed::kHessian; }
   bool quantizes() const override { return true; }

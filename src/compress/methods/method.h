@@ -63,6 +63,7 @@ struct LayerWork {
   std::optional<double> damping;  // that was used
   int32_t quant_group = 0;        // > 0: store as INT8 with this many inputs a scale
   std::vector<std::string> warnings;
+  std::vector<std::string> notes;  // what was done, where figures alone do not tell
 
   bool Cancelled() const { return control != nullptr && control->Cancelled(); }
 };
@@ -77,6 +78,13 @@ class Method {
   virtual bool rewrites() const { return true; }
   // Whether LayerWork::original must be filled.
   virtual bool needs_original() const { return false; }
+  // Whether InputScales is to be asked, before any step, how the inputs should be scaled.
+  virtual bool scales_inputs() const { return false; }
+  // Factors [cols] > 0 for the inputs' weights, given all layers that share the input, unscaled.
+  virtual Result<std::vector<double>> InputScales(
+      const std::vector<const LayerWork*>& /*layers*/) const {
+    return std::vector<double>();
+  }
   // Whether weights outside the blocks, embedding and head, are meant where no `targets` are given.
   virtual bool includes_embedding() const { return false; }
   // Whether a weight of this width can be compressed as asked; called before any work starts.

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "compress/methods/grid.h"
 
 namespace harrow {
 namespace {
@@ -15,7 +16,7 @@ class ObsRun {
  public:
   ObsRun(const ObsDecisions& decisions, const LayerWork& layer,
          std::shared_ptr<const HessianFactor> factor)
-      : grid_(decisions.grid),
+      : quantization_(decisions.quantization),
         layer_(layer),
         factor_(std::move(factor)),
         rows_(layer.rows),
@@ -38,9 +39,8 @@ class ObsRun {
       for (int64_t row = 0; row < rows_; ++row)
         w_[static_cast<size_t>(row * cols_ + j)] = 0;
     }
-    if (grid_) {
-      groups_ = (cols_ + grid_->group - 1) / grid_->group;
-      scales_.resize(static_cast<size_t>(rows_ * groups_));
+    if (quantization_) {
+      grid_.emplace(*quantization_, rows_, cols_);
       if (!factor_->order.empty()) FitAllGroups();
     }
   }
@@ -79,7 +79,7 @@ class ObsRun {
       }
     }
     layer->dead_columns = dead_columns_;
-    if (grid_) StoreGrid(*grid_, scales_, layer);
+    if (grid_) layer->quantization = grid_->Finish();
   }
 
  private:
@@ -122,31 +122,29 @@ class ObsRun {
                    pruned_.data() + row * cols_ + j, &scratch->sorted);
   }
 
-  GroupScale& ScaleOf(int64_t row, int64_t j) {
-    return scales_[static_cast<size_t>(row * groups_ + InputOf(j) / grid_->group)];
-  }
-
-  // The grid of the group whose first column is j, which lies in input order.
+  // The grid of the group whose first column is j, in input order.
   void FitGroup(int64_t row, int64_t j) {
     GroupRange range;
-    for (int64_t k = j; k < std::min(cols_, j + grid_->group); ++k) {
+    for (int64_t k = j; k < std::min<int64_t>(cols_, j + quantization_->group); ++k) {
       const auto i = static_cast<size_t>(row * cols_ + k);
       if (pruned_[i] == 0) range.Add(w_[i]);
     }
-    ScaleOf(row, j) = FitGrid(*grid_, range);
+    grid_->Set(row, j / quantization_->group, range.Grid(quantization_->values));
   }
 
+  // The grids of all groups on the weights as they are, in any order.
   void FitAllGroups() {
-    std::vector<GroupRange> ranges(scales_.size());
+    std::vector<GroupRange> ranges(static_cast<size_t>(grid_->groups()));
     for (int64_t row = 0; row < rows_; ++row) {
+      std::fill(ranges.begin(), ranges.end(), GroupRange());
       for (int64_t j = 0; j < cols_; ++j) {
         const auto i = static_cast<size_t>(row * cols_ + j);
-        if (pruned_[i] != 0) continue;
-        ranges[static_cast<size_t>(row * groups_ + InputOf(j) / grid_->group)].Add(w_[i]);
+        if (pruned_[i] == 0)
+          ranges[static_cast<size_t>(InputOf(j) / quantization_->group)].Add(w_[i]);
       }
+      for (int64_t g = 0; g < grid_->groups(); ++g)
+        grid_->Set(row, g, ranges[static_cast<size_t>(g)].Grid(quantization_->values));
     }
-    for (size_t i = 0; i < ranges.size(); ++i)
-      scales_[i] = FitGrid(*grid_, ranges[i]);
   }
 
   // Decides on columns [begin, begin + count) of a row and updates these columns. The row of
@@ -159,14 +157,14 @@ class ObsRun {
       if (target_ && target_->pattern.nm && j % target_->pattern.nm->of == 0) {
         SelectGroup(row, begin + j, scratch);
       }
-      if (grid_ && factor_->order.empty() && (begin + j) % grid_->group == 0) {
+      if (grid_ && factor_->order.empty() && (begin + j) % quantization_->group == 0) {
         FitGroup(row, begin + j);
       }
       double q = w[j];
       if (pruned[j] != 0) {
         q = 0;
       } else if (grid_) {
-        q = RoundToGrid(*grid_, ScaleOf(row, begin + j), w[j]);
+        q = grid_->Round(row, InputOf(begin + j), w[j]);
       }
       const double* u = factor_->upper.data() + (begin + j) * cols_ + begin;
       const double error = (w[j] - q) / u[j];
@@ -179,17 +177,16 @@ class ObsRun {
   }
 
   std::optional<SparsityTarget> target_;
-  const std::optional<GridSpec> grid_;
+  const std::optional<Quantization> quantization_;
   const LayerWork& layer_;
   const std::shared_ptr<const HessianFactor> factor_;
   const int64_t rows_;
   const int64_t cols_;
-  int64_t groups_ = 0;
   int64_t dead_columns_ = 0;
   std::vector<double> w_;
   std::vector<uint8_t> pruned_;
   std::vector<double> errors_;
-  std::vector<GroupScale> scales_;  // [rows, groups], groups in input order
+  std::optional<GridBuilder> grid_;
 };
 
 }  // namespace
@@ -213,11 +210,11 @@ void ObsOptions::CheckPattern(const Pattern& pattern, OptionReader* options) con
   }
 }
 
-void ObsOptions::CheckGroup(const GridSpec& grid, OptionReader* options) const {
-  if (block_size % grid.group != 0 && grid.group % block_size != 0) {
+void ObsOptions::CheckGroup(int32_t group, OptionReader* options) const {
+  if (block_size % group != 0 && group % block_size != 0) {
     options->Fail("block_size", fmt::format("one of block_size and group must be a multiple of the "
                                             "other; they are {} and {}",
-                                            block_size, grid.group));
+                                            block_size, group));
   }
 }
 

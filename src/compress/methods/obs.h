@@ -10,8 +10,8 @@
 #include <optional>
 
 #include "base/status.h"
-#include "compress/methods/grid.h"
 #include "compress/methods/method.h"
+#include "compress/methods/quantization.h"
 #include "compress/methods/selection.h"
 #include "compress/option_reader.h"
 
@@ -28,7 +28,7 @@ struct ObsOptions {
   void CheckPattern(const Pattern& pattern, OptionReader* options) const;
   // A key error unless groups begin where all updates of the columns in them have been made: one of
   // block_size and group must be a multiple of the other.
-  void CheckGroup(const GridSpec& grid, OptionReader* options) const;
+  void CheckGroup(int32_t group, OptionReader* options) const;
 };
 
 // What is decided about a column.
@@ -36,14 +36,14 @@ struct ObsDecisions {
   // Prunes by w^2 / U_jj^2 what the target asks for; none: what layer->pruned says, and no more.
   std::optional<SparsityTarget> target;
   // Rounds what is not pruned; none: leaves it.
-  std::optional<GridSpec> grid;
+  std::optional<Quantization> quantization;
   // Columns by falling H_jj instead of input order, with the grids of all groups found on the
   // weights before any update. Not with a target, whose patterns lie in input order.
   bool act_order = false;
 };
 
-// Rewrites layer->w and layer->pruned; with a grid also layer->quantization, whose values w then
-// has exactly. float64 throughout; the result does not depend on the number of threads.
+// Rewrites layer->w and layer->pruned; when it rounds also layer->quantization, on whose grid w
+// then lies exactly. float64 throughout; the result does not depend on the number of threads.
 //
 // H = (2 / sequences) X^T X of the layer's statistics, which must have it; dead columns are zeroed;
 // exactly int(block * s) weights of a block of columns are pruned, ties to the lower index; N:M

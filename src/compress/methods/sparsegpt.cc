@@ -19,12 +19,13 @@ class SparseGpt final : public Method {
     decisions_.target = SparsityTarget::Read(options, std::nullopt);
     options_ = ObsOptions::Read(options);
     options_.CheckPattern(decisions_.target->pattern, options);
-    options->Nested("quantize",
-                    [this](OptionReader* nested) { decisions_.grid = GridSpec::Read(nested); });
-    if (decisions_.grid) options_.CheckGroup(*decisions_.grid, options);
+    options->Nested("quantize", [this](OptionReader* nested) {
+      decisions_.quantization = ReadQuantization(nested);
+    });
+    if (decisions_.quantization) options_.CheckGroup(decisions_.quantization->group, options);
   }
   StatisticsNeed needs() const override { return StatisticsNeed::kHessian; }
-  bool quantizes() const override { return decisions_.grid.has_value(); }
+  bool quantizes() const override { return decisions_.quantization.has_value(); }
   Status Check(int64_t rows, int64_t cols) const override {
     return decisions_.target->Check(rows, cols);
   }
