@@ -225,7 +225,6 @@ def main():
         w, x = make_inputs(c)
         c = dict(c)
         if c["method"] == "awq":
-            # Inputs of very different size, as AWQ expects them.
             best, scales, codes, grids = awq(c, w, x)
             c["ratio"] = best
             c["input_scales"] = [float(f"{v:.15g}") for v in scales]

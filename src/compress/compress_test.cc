@@ -206,6 +206,7 @@ TEST_F(CompressTest, LaterBlocksSeeTheCompressedBlocksBeforeThem) {
 TEST_F(CompressTest, ResumesAfterTheLastFinishedBlock) {
   for (const std::string steps :
        {"steps: [{method: sparsegpt, sparsity: 0.5}, {method: rtn, group: 32}]",
+        "steps: [{method: awq, format: int4, group: 32}]",
         "steps: [{method: wanda, sparsity: 0.5, ignore: \"re:down\"}]\nstore: dense"}) {
     const std::string recipe = Calibration() + steps;
     const Result<CompressReport> whole = Run(recipe, "whole");
