@@ -74,9 +74,16 @@ struct PruneOptions {
 };
 
 struct QuantizeOptions {
+  std::string method = "rtn";
   std::string weights = "int8";
   int64_t group = 128;
   bool symmetric = true;
+  bool act_order = true;
+  std::string calibration;
+  std::string mode = "papers";
+  int64_t samples = 128;
+  int64_t sequence_length = 0;
+  int64_t seed = 0;
   bool embed = true;
   std::vector<std::string> targets;
   std::vector<std::string> ignore;
@@ -84,10 +91,18 @@ struct QuantizeOptions {
 
   template <class V>
   void Visit(V&& v) {
-    v("weights", weights, "int8 | int4: round to nearest, one scale per group of inputs");
+    v("method", method, "rtn: round to nearest | gptq | awq; the last two need calibration");
+    v("weights", weights, "int8 | int4: one scale per group of inputs");
     v("group", group, "inputs that share a scale; int8: a multiple of 32, int4: 32, 64 or 128");
     v("symmetric", symmetric, "int4 without zero points; int8 has none");
-    v("embed", embed, "quantize the embedding and the head as well; not with --targets");
+    v("act_order", act_order, "gptq: inputs with large activations first");
+    v("calibration", calibration, "text to calibrate on: .jsonl with a field `text`, or .txt");
+    v("mode", mode, "papers | concat, as for harrow prune");
+    v("samples", samples, "calibration sequences");
+    v("sequence_length", sequence_length,
+      "tokens a sequence; 0: the model's context, at most 2048");
+    v("seed", seed, "of the choice of documents and crops");
+    v("embed", embed, "round the embedding and the head to nearest as well; not with --targets");
     v("targets", targets, "weights to quantize: names, or re:REGEX; default: all in the blocks");
     v("ignore", ignore, "weights to leave alone");
     v("store", store, "auto: the smallest of dense, bitmask and N:M for each weight; dense");

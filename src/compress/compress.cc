@@ -21,6 +21,7 @@
 #include "compress/recipe.h"
 #include "compress/reorder.h"
 #include "compress/report_json.h"
+#include "compress/rescale.h"
 #include "compress/resume_key.h"
 #include "harrow/compress.h"
 #include "model/model.h"
@@ -100,7 +101,8 @@ class Compressor {
                        std::vector<std::optional<CompressedLayer>>* done);
   Status StoreLinear(std::optional<CompressedLayer> done, LinearLayer* linear);
   void FindOtherTensors();
-  Status AddOtherTensors(int32_t b);  // Blocks(): those outside all blocks
+  // Blocks(): those outside all blocks. `changed` replaces tensors of the source.
+  Status AddOtherTensors(int32_t b, const std::map<std::string, TensorView>& changed);
   Status SaveLayerReports();
   void LoadLayerReports();
   Result<CompressReport> Finish();
@@ -479,8 +481,14 @@ Status Compressor::CompressBlock(int32_t b) {
     done_units_ += Samples();
   }
 
-  HARROW_ASSIGN_OR_RETURN(const auto notes, ReorderInputs(plan_, model_->config(), observer, &pool_,
+  std::map<std::string, uint64_t> source_bytes;
+  for (const LinearLayer* linear : std::as_const(block).linears())
+    source_bytes[linear->name] = WeightBytes(linear->weight);
+  HARROW_ASSIGN_OR_RETURN(const auto ordered, ReorderInputs(plan_, model_->config(), observer, &pool_,
                                                           &control_, &block));
+  HARROW_ASSIGN_OR_RETURN(
+      const ScaledInputs scaled,
+      ScaleInputs(plan_, checkpoint_->tensors(), observer, &pool_, &control_, &block));
   HARROW_RETURN_IF_ERROR(writer_->BeginShard(ShardName(b)));
   // Block steps need the source's weights and the statistics until all linears are done.
   const bool has_block_steps = plan_.HasBlockSteps(block);
@@ -494,8 +502,10 @@ Status Compressor::CompressBlock(int32_t b) {
     std::optional<CompressedLayer> done;
     if (plan != nullptr) {
       HARROW_ASSIGN_OR_RETURN(done, CompressOne(*linear, *plan, statistics.get()));
-      if (const auto note = notes.find(linear->name); note != notes.end()) {
-        done->report.notes.push_back(note->second);
+      done->report.bytes_before = source_bytes[linear->name];
+      for (const auto* found : {&ordered, &scaled.notes}) {
+        const auto note = found->find(linear->name);
+        if (note != found->end()) done->report.notes.push_back(note->second);
       }
     }
     if (has_block_steps) {
@@ -511,7 +521,7 @@ Status Compressor::CompressBlock(int32_t b) {
       HARROW_RETURN_IF_ERROR(StoreLinear(std::move(waiting[i]), block.linears()[i]));
     }
   }
-  HARROW_RETURN_IF_ERROR(AddOtherTensors(b));
+  HARROW_RETURN_IF_ERROR(AddOtherTensors(b, scaled.norms));
   HARROW_RETURN_IF_ERROR(SaveLayerReports());
   return writer_->EndShard();
 }
@@ -544,6 +554,16 @@ Result<std::vector<LinearWeight>> Compressor::RestoreShard(
   return weights;
 }
 
+Status RestoreNorm(const TensorSource& shard, const std::string& name, std::vector<float>* norm) {
+  HARROW_ASSIGN_OR_RETURN(const TensorView view, shard.Find(name));
+  if (!IsFloat(view.dtype) || view.elements() != static_cast<int64_t>(norm->size())) {
+    return Corruption("{}: {} {}, expected {} numbers", name, DTypeName(view.dtype),
+                      ShapeToString(view.shape), norm->size());
+  }
+  ToFloat32(view, 0, view.elements(), norm->data());
+  return OkStatus();
+}
+
 Status Compressor::RestoreBlock(int32_t b) {
   Block& block = model_->blocks()[static_cast<size_t>(b)];
   HARROW_ASSIGN_OR_RETURN(std::vector<LinearWeight> weights,
@@ -552,6 +572,11 @@ Status Compressor::RestoreBlock(int32_t b) {
        static_cast<int64_t>(weights.size()));
   for (size_t i = 0; i < weights.size(); ++i)
     block.linears()[i]->weight = std::move(weights[i]);
+  // Scaled inputs change the norms as well.
+  HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const TensorSource> shard,
+                          writer_->OpenShard(ShardName(b)));
+  HARROW_RETURN_IF_ERROR(RestoreNorm(*shard, block.attention_norm_name, &block.attention_norm));
+  HARROW_RETURN_IF_ERROR(RestoreNorm(*shard, block.ffn_norm_name, &block.ffn_norm));
   ++report_.resumed_blocks;
   return OkStatus();
 }
@@ -576,9 +601,10 @@ void Compressor::FindOtherTensors() {
   }
 }
 
-Status Compressor::AddOtherTensors(int32_t b) {
+Status Compressor::AddOtherTensors(int32_t b, const std::map<std::string, TensorView>& changed) {
   for (const std::string& name : other_tensors_[static_cast<size_t>(b)]) {
-    HARROW_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->tensors().Find(name));
+    HARROW_ASSIGN_OR_RETURN(TensorView view, checkpoint_->tensors().Find(name));
+    if (const auto found = changed.find(name); found != changed.end()) view = found->second;
     HARROW_RETURN_IF_ERROR(writer_->AddTensor(name, view));
   }
   return OkStatus();
@@ -618,7 +644,7 @@ Status Compressor::RunOuter() {
     report_.resident_bytes += WeightBytes(weight);
     HARROW_RETURN_IF_ERROR(writer_->AddLinear(linear->name, weight));
   }
-  HARROW_RETURN_IF_ERROR(AddOtherTensors(Blocks()));
+  HARROW_RETURN_IF_ERROR(AddOtherTensors(Blocks(), {}));
   HARROW_RETURN_IF_ERROR(SaveLayerReports());
   return writer_->EndShard();
 }

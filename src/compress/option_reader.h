@@ -39,6 +39,17 @@ class OptionReader {
   std::vector<std::string> Strings(std::string_view key);
   // A nested mapping or list; undefined when absent.
   YAML::Node Child(std::string_view key);
+  // Calls read(OptionReader*) on the mapping at `key`; what it read and its first mistake become
+  // part of this reader's. Does nothing when the key is absent.
+  template <class Read>
+  void Nested(std::string_view key, const Read& read) {
+    const YAML::Node child = Find(key);
+    if (!child.IsDefined()) return;
+    OptionReader reader(child, where_, path_ + (path_.empty() ? "" : ".") + std::string(key));
+    read(&reader);
+    if (Status status = reader.Finish(); status_.ok()) status_ = std::move(status);
+    values_[std::string(key)] = reader.values();
+  }
 
   // Records a mistake found by the caller, at the key's line (the mapping's when absent).
   void Fail(std::string_view key, std::string_view message);

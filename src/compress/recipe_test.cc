@@ -219,6 +219,33 @@ TEST(ShortFormsTest, BadFlagsAreErrors) {
   quantize.group = 128;
   quantize.weights = "fp4";
   EXPECT_FALSE(QuantizeRecipe(quantize).ok());
+
+  quantize.weights = "int4";
+  quantize.targets.clear();
+  for (const std::string method : {"gptq", "awq"}) {
+    quantize.method = method;
+    quantize.calibration = "";
+    EXPECT_FALSE(QuantizeRecipe(quantize).ok());
+    quantize.calibration = "a.txt";
+    const Result<std::string> text = QuantizeRecipe(quantize);
+    ASSERT_TRUE(text.ok()) << text.status().ToString();
+    const Result<Recipe> recipe = ParseRecipe(*text, "r");
+    ASSERT_TRUE(recipe.ok());
+    // The embedding and the head, which no block number is part of, are rounded to nearest.
+    ASSERT_EQ(recipe->steps.size(), 2u);
+    EXPECT_EQ(recipe->steps[0].method_name, method);
+    EXPECT_FALSE(recipe->steps[0].method->includes_embedding());
+    EXPECT_TRUE(recipe->steps[1].method->includes_embedding());
+    const std::string& rest = recipe->steps[1].ignore.back();
+    EXPECT_TRUE(*MatchesRegex(rest, "model.layers.10.mlp.up_proj.weight"));
+    EXPECT_FALSE(*MatchesRegex(rest, "model.embed_tokens.weight"));
+    EXPECT_FALSE(*MatchesRegex(rest, "lm_head.weight"));
+    quantize.embed = false;
+    EXPECT_EQ(ParseRecipe(*QuantizeRecipe(quantize), "r")->steps.size(), 1u);
+    quantize.embed = true;
+  }
+  quantize.method = "obs";
+  EXPECT_FALSE(QuantizeRecipe(quantize).ok());
 }
 
 }  // namespace

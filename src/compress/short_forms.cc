@@ -32,12 +32,30 @@ void EmitNumber(YAML::Emitter* out, const char* key, double value) {
   Emit(out, key, fmt::format("{}", value));
 }
 
-Status EmitQuantizeStep(YAML::Emitter* out, const std::string& weights, int64_t group,
-                        bool symmetric, bool embed, const std::vector<std::string>& targets,
-                        const std::vector<std::string>& ignore) {
+// The keys of `calibration`, of PruneOptions or QuantizeOptions.
+template <class Options>
+void EmitCalibration(YAML::Emitter* out, const Options& options) {
+  if (options.calibration.empty()) return;
+  *out << YAML::Key << "calibration" << YAML::Value << YAML::BeginMap;
+  EmitText(out, "file", options.calibration);
+  EmitText(out, "mode", options.mode);
+  Emit(out, "samples", options.samples);
+  Emit(out, "sequence_length", options.sequence_length);
+  Emit(out, "seed", options.seed);
+  *out << YAML::EndMap;
+}
+
+Status CheckWeights(const std::string& weights) {
   if (weights != "int8" && weights != "int4") {
     return InvalidArgument("--weights: expected int8 | int4, found \"{}\"", weights);
   }
+  return OkStatus();
+}
+
+Status EmitQuantizeStep(YAML::Emitter* out, const std::string& weights, int64_t group,
+                        bool symmetric, bool embed, const std::vector<std::string>& targets,
+                        const std::vector<std::string>& ignore) {
+  HARROW_RETURN_IF_ERROR(CheckWeights(weights));
   *out << YAML::BeginMap;
   Emit(out, "method", "rtn");
   EmitText(out, "format", weights);
@@ -74,15 +92,7 @@ Result<std::string> Checked(const YAML::Emitter& out, const char* command) {
 Result<std::string> PruneRecipe(const PruneOptions& options) {
   YAML::Emitter out;
   out << YAML::BeginMap;
-  if (!options.calibration.empty()) {
-    out << YAML::Key << "calibration" << YAML::Value << YAML::BeginMap;
-    EmitText(&out, "file", options.calibration);
-    EmitText(&out, "mode", options.mode);
-    Emit(&out, "samples", options.samples);
-    Emit(&out, "sequence_length", options.sequence_length);
-    Emit(&out, "seed", options.seed);
-    out << YAML::EndMap;
-  }
+  EmitCalibration(&out, options);
   out << YAML::Key << "steps" << YAML::Value << YAML::BeginSeq << YAML::BeginMap;
   EmitText(&out, "method", options.method);
   if (options.sparsity != 0) EmitNumber(&out, "sparsity", options.sparsity);
@@ -113,9 +123,32 @@ Result<std::string> PruneRecipe(const PruneOptions& options) {
 
 Result<std::string> QuantizeRecipe(const QuantizeOptions& options) {
   YAML::Emitter out;
-  out << YAML::BeginMap << YAML::Key << "steps" << YAML::Value << YAML::BeginSeq;
-  HARROW_RETURN_IF_ERROR(EmitQuantizeStep(&out, options.weights, options.group, options.symmetric,
-                                          options.embed, options.targets, options.ignore));
+  out << YAML::BeginMap;
+  EmitCalibration(&out, options);
+  out << YAML::Key << "steps" << YAML::Value << YAML::BeginSeq;
+  std::vector<std::string> ignore = options.ignore;
+  const bool rtn = options.method == "rtn";
+  if (!rtn && options.method != "gptq" && options.method != "awq") {
+    return InvalidArgument("--method: expected rtn | gptq | awq, found \"{}\"", options.method);
+  }
+  if (!rtn) {
+    HARROW_RETURN_IF_ERROR(CheckWeights(options.weights));
+    out << YAML::BeginMap;
+    EmitText(&out, "method", options.method);
+    EmitText(&out, "format", options.weights);
+    Emit(&out, "group", options.group);
+    Emit(&out, "symmetric", options.symmetric);
+    if (options.method == "gptq") Emit(&out, "act_order", options.act_order);
+    EmitStrings(&out, "targets", options.targets);
+    EmitStrings(&out, "ignore", options.ignore);
+    out << YAML::EndMap;
+    // What is left is the embedding and the head: weights of blocks carry a number.
+    ignore.push_back("re:\\.[0-9]+\\.");
+  }
+  if (rtn || (options.embed && options.targets.empty())) {
+    HARROW_RETURN_IF_ERROR(EmitQuantizeStep(&out, options.weights, options.group, options.symmetric,
+                                            options.embed, options.targets, ignore));
+  }
   out << YAML::EndSeq;
   EmitText(&out, "store", options.store);
   out << YAML::EndMap;

@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+
+#include "base/check.h"
 
 #include "base/check.h"
 
@@ -17,12 +20,35 @@ namespace {
 // products run twice as fast, and the width is what their cost grows with (docs/decisions/020).
 constexpr int64_t kDoubleGramCols = 1024;
 constexpr int64_t kConvertRows = 256;
+constexpr int64_t kEnergyRows = 128;
 
-Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, double fraction) {
+// Inputs by falling H_jj, where H_jj = 1 for dead ones.
+std::vector<int64_t> ActOrder(const std::vector<double>& hessian, int64_t n) {
+  const auto diagonal = [&](int64_t j) {
+    const double value = hessian[static_cast<size_t>(j * n + j)];
+    return value == 0 ? 1 : value;
+  };
+  std::vector<int64_t> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return diagonal(a) > diagonal(b); });
+  return order;
+}
+
+// `order` may be empty. Errors name inputs, not places in the order.
+Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, double fraction,
+                                const std::vector<int64_t>& order) {
   HessianFactor factor;
   factor.percent_damping = fraction;
+  factor.order = order;
+  const auto input = [&](int64_t j) { return order.empty() ? j : order[static_cast<size_t>(j)]; };
   std::vector<double>& a = factor.upper;
   a = hessian;
+  for (int64_t i = 0; i < n && !order.empty(); ++i) {
+    const double* row = hessian.data() + input(i) * n;
+    for (int64_t j = 0; j < n; ++j)
+      a[static_cast<size_t>(i * n + j)] = row[input(j)];
+  }
   double mean = 0;
   for (int64_t j = 0; j < n; ++j) {
     double& diagonal = a[static_cast<size_t>(j * n + j)];
@@ -38,16 +64,17 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
   // and without forming the inverse. J A J of a square array is the array reversed.
   // LAPACK is called in its own column-major order: our upper triangle is its lower one.
   std::reverse(a.begin(), a.end());
-  const auto order = static_cast<lapack_int>(n);
+  const auto size = static_cast<lapack_int>(n);
   lapack_int info = 0;
-  LAPACK_dpotrf("U", &order, a.data(), &order, &info);
+  LAPACK_dpotrf("U", &size, a.data(), &size, &info);
   int64_t failed = info > 0 ? n - info : -1;
   std::reverse(a.begin(), a.end());
   // A pivot within the rounding error of the factorization (n * 2^-53 of the diagonal) is noise:
   // the matrix is singular to working precision even where LAPACK happened to get through.
   for (int64_t j = 0; j < n && info == 0; ++j) {
     const auto at = static_cast<size_t>(j * n + j);
-    const double diagonal = (hessian[at] == 0 ? 1 : hessian[at]) + fraction * mean;
+    const double own = hessian[static_cast<size_t>(input(j) * (n + 1))];
+    const double diagonal = (own == 0 ? 1 : own) + fraction * mean;
     if (!(a[at] * a[at] > static_cast<double>(n) * 0x1.0p-53 * diagonal)) {
       info = 1;
       failed = j;
@@ -57,12 +84,12 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
     return Error(StatusCode::kNumerical,
                  "the Hessian of {} inputs is not positive definite with a damping of {} (Cholesky "
                  "failed at input {}); use a larger damping or more calibration text",
-                 n, fraction, failed);
+                 n, fraction, input(failed));
   }
-  LAPACK_dtrtri("L", "N", &order, a.data(), &order, &info);
+  LAPACK_dtrtri("L", "N", &size, a.data(), &size, &info);
   if (info != 0) {
     return Error(StatusCode::kNumerical, "the Cholesky factor of {} inputs is singular at input {}",
-                 n, info);
+                 n, input(info - 1));
   }
   for (int64_t i = 0; i < n; ++i) {
     std::fill_n(a.begin() + i * n, i, 0.0);
@@ -71,7 +98,7 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
       return Error(StatusCode::kNumerical,
                    "the inverse Hessian of {} inputs is not finite at input {} with a damping of "
                    "{}",
-                   n, i, fraction);
+                   n, input(i), fraction);
     }
   }
   return factor;
@@ -237,6 +264,19 @@ void InputStatistics::Reorder(const std::vector<int32_t>& order) {
         to = from;
       }
     }
+}
+
+void InputStatistics::ScaleInputs(const std::vector<double>& factors) {
+  HARROW_CHECK(static_cast<int64_t>(factors.size()) == cols_ && factor_ == nullptr);
+  for (size_t j = 0; j < factors.size(); ++j) {
+    sum_squares_[j] *= factors[j] * factors[j];
+    if (!sums_.empty()) sums_[j] *= factors[j];
+    if (!abs_sums_.empty()) abs_sums_[j] *= factors[j];
+    if (!squared_sums_.empty()) squared_sums_[j] *= factors[j] * factors[j];
+    for (std::vector<double>* matrix : {&gram_, &cross_}) {
+      for (size_t k = 0; k < factors.size() && !matrix->empty(); ++k)
+        (*matrix)[j * factors.size() + k] *= factors[j] * factors[k];
+    }
   }
 }
 
@@ -244,17 +284,19 @@ int64_t InputStatistics::DeadColumns() const {
   return std::count(sum_squares_.begin(), sum_squares_.end(), 0.0);
 }
 
-Result<std::shared_ptr<const HessianFactor>> InputStatistics::Factor(double fraction,
-                                                                     bool escalate) {
+Result<std::shared_ptr<const HessianFactor>> InputStatistics::Factor(double fraction, bool escalate,
+                                                                     bool act_order) {
   if (factor_ != nullptr && requested_fraction_ == fraction &&
-      (escalate || factor_->percent_damping == fraction)) {
+      factor_->order.empty() != act_order && (escalate || factor_->percent_damping == fraction)) {
     return factor_;
   }
   factor_ = nullptr;
+  const std::vector<int64_t> order = act_order ? ActOrder(gram_, cols_) : std::vector<int64_t>();
   constexpr int kRetries = 4;
   Status failure;
   for (int attempt = 0; attempt <= (escalate ? kRetries : 0); ++attempt) {
-    Result<HessianFactor> factor = TryFactor(gram_, cols_, fraction * std::pow(10.0, attempt));
+    Result<HessianFactor> factor =
+        TryFactor(gram_, cols_, fraction * std::pow(10.0, attempt), order);
     if (factor.ok()) {
       factor_ = std::make_shared<const HessianFactor>(std::move(factor).value());
       requested_fraction_ = fraction;
@@ -312,30 +354,39 @@ Result<std::shared_ptr<const HessianSpectrum>> InputStatistics::Spectrum(double 
   return spectrum_;
 }
 
+double InputStatistics::Energy(const double* a, int64_t rows, double* product) const {
+  const auto n = static_cast<blasint>(cols_);
+  cblas_dsymm(CblasRowMajor, CblasRight, CblasUpper, static_cast<blasint>(rows), n, 1.0,
+              gram_.data(), n, a, n, 0.0, product, n);
+  return cblas_ddot(static_cast<blasint>(rows * cols_), a, 1, product, 1);
+}
+
+double InputStatistics::OutputEnergy(const float* d, int64_t rows) const {
+  std::vector<double> a(static_cast<size_t>(kEnergyRows * cols_));
+  std::vector<double> product(a.size());
+  double energy = 0;
+  for (int64_t begin = 0; begin < rows; begin += kEnergyRows) {
+    const int64_t count = std::min(kEnergyRows, rows - begin);
+    std::copy_n(d + begin * cols_, count * cols_, a.begin());
+    energy += Energy(a.data(), count, product.data());
+  }
+  return energy;
+}
+
 double InputStatistics::RelativeOutputError(const float* w, const float* changed,
                                             int64_t rows) const {
-  constexpr int64_t kChunk = 128;
-  std::vector<double> a(static_cast<size_t>(kChunk * cols_));
+  std::vector<double> a(static_cast<size_t>(kEnergyRows * cols_));
   std::vector<double> product(a.size());
-  const auto n = static_cast<blasint>(cols_);
-  // sum over rows of a_r H a_r^T
-  const auto energy = [&](int64_t count) {
-    cblas_dsymm(CblasRowMajor, CblasRight, CblasUpper, static_cast<blasint>(count), n, 1.0,
-                gram_.data(), n, a.data(), n, 0.0, product.data(), n);
-    return cblas_ddot(static_cast<blasint>(count * cols_), a.data(), 1, product.data(), 1);
-  };
   double error = 0;
-  double reference = 0;
-  for (int64_t begin = 0; begin < rows; begin += kChunk) {
-    const int64_t count = std::min(kChunk, rows - begin);
+  for (int64_t begin = 0; begin < rows; begin += kEnergyRows) {
+    const int64_t count = std::min(kEnergyRows, rows - begin);
     const float* w_rows = w + begin * cols_;
     const float* changed_rows = changed + begin * cols_;
-    std::copy_n(w_rows, count * cols_, a.begin());
-    reference += energy(count);
     for (int64_t i = 0; i < count * cols_; ++i)
       a[static_cast<size_t>(i)] = changed_rows[i] - w_rows[i];
-    error += energy(count);
+    error += Energy(a.data(), count, product.data());
   }
+  const double reference = OutputEnergy(w, rows);
   // Rounding can leave a tiny negative energy where the true one is zero.
   error = std::max(error, 0.0);
   if (reference > 0) return error / reference;

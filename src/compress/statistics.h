@@ -31,6 +31,7 @@ inline bool Has(StatisticsNeed set, StatisticsNeed flag) {
 // U, upper triangular [cols, cols] row-major, with inverse(H + damping) = U^T U.
 struct HessianFactor {
   double percent_damping = 0;  // the fraction that succeeded
+  std::vector<int64_t> order;  // input of each row and column of U; empty: input order
   std::vector<double> upper;
 };
 
@@ -82,14 +83,18 @@ class InputStatistics {
   const std::vector<double>& dense_cross() const { return cross_; }
   // Input j becomes what input order[j] was. After Finish(), before Factor().
   void Reorder(const std::vector<int32_t>& order);
+  // Input j becomes factors[j] > 0 times what it was. After Finish(), before Factor().
+  void ScaleInputs(const std::vector<double>& factors);
   // Columns with H_jj = 0.
   int64_t DeadColumns() const;
 
   // The factor for a damping of `fraction` * mean(diag H), where H_jj = 1 for dead columns first.
   // A failed factorization is kNumerical; with `escalate`, it is tried again with 10 times the
-  // damping, up to 4 times. Kept for the next layer with the same input.
-  // Source: SparseGPT (arXiv 2301.00774), sparsegpt.py fasterprune.
-  Result<std::shared_ptr<const HessianFactor>> Factor(double fraction, bool escalate);
+  // damping, up to 4 times. With `act_order` the inputs are taken by falling H_jj, ties to the
+  // lower index. Kept for the next layer with the same input. Source: SparseGPT (arXiv 2301.00774),
+  // sparsegpt.py fasterprune; GPTQ, gptq.py fasterquant.
+  Result<std::shared_ptr<const HessianFactor>> Factor(double fraction, bool escalate,
+                                                      bool act_order = false);
 
   // The spectrum for a damping of `fraction` * mean(diag H). Kept for the next layer with the same
   // input. kNumerical when the eigenvalues do not converge.
@@ -98,8 +103,13 @@ class InputStatistics {
   // |X D^T|^2 over |X W^T|^2 for D = changed - w, both [rows, cols] float32: the relative error of
   // the layer's output over the calibration. 0 when both are 0; infinity when only |X W^T| is.
   double RelativeOutputError(const float* w, const float* changed, int64_t rows) const;
+  // |X D^T|^2 for D [rows, cols], averaged over sequences and doubled as H is.
+  double OutputEnergy(const float* d, int64_t rows) const;
 
  private:
+  // sum over rows of a_r H a_r^T for a [rows, cols], which `product` has room for.
+  double Energy(const double* a, int64_t rows, double* product) const;
+
   int64_t cols_;
   StatisticsNeed need_;
   int64_t sequences_ = 0;

@@ -137,6 +137,13 @@ class Method {
                                          const InputRuns& /*runs*/) const {
     return InputOrder();
   }
+  // Whether InputScales is to be asked, before any step, how the inputs should be scaled.
+  virtual bool scales_inputs() const { return false; }
+  // Factors [cols] > 0 for the inputs' weights, given all layers that share the input, unscaled.
+  virtual Result<std::vector<double>> InputScales(
+      const std::vector<const LayerWork*>& /*layers*/) const {
+    return std::vector<double>();
+  }
   // Whether weights outside the blocks, embedding and head, are meant where no `targets` are given.
   virtual bool includes_embedding() const { return false; }
   // Not null: the step works on whole blocks after all others, by this, and Apply() is not called.
