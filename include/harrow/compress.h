@@ -187,7 +187,6 @@ struct LayerReport {
   double seconds = 0;
   std::vector<std::string> notes;
   std::vector<std::string> warnings;
-  std::vector<std::string> notes;
 
   template <class V>
   void Visit(V&& v) {
@@ -219,7 +218,6 @@ struct LayerReport {
     v("seconds", seconds, "spent on this weight");
     v("notes", notes, "what methods tell of their work: iterations, objective");
     v("warnings", warnings, "what the user should know of this weight");
-    v("notes", notes, "what methods say of their work on this weight");
   }
 };
 

@@ -264,6 +264,7 @@ void InputStatistics::Reorder(const std::vector<int32_t>& order) {
         to = from;
       }
     }
+  }
 }
 
 void InputStatistics::ScaleInputs(const std::vector<double>& factors) {

@@ -187,6 +187,7 @@ class Alps final : public Method {
   StatisticsNeed needs() const override { return StatisticsNeed::kHessian; }
   bool quantizes() const override { return false; }
   bool needs_original() const override { return true; }
+  const SparsityTarget* target() const override { return &target_; }
   Status Check(int64_t rows, int64_t cols) const override { return target_.Check(rows, cols); }
   Status Apply(LayerWork* layer) const override;
 

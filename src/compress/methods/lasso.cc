@@ -34,6 +34,7 @@ class Lasso final : public Method {
   StatisticsNeed needs() const override { return StatisticsNeed::kHessian; }
   bool quantizes() const override { return false; }
   bool needs_original() const override { return true; }
+  const SparsityTarget* target() const override { return &target_; }
   Status Check(int64_t, int64_t) const override { return OkStatus(); }
   Status Apply(LayerWork* layer) const override;
 

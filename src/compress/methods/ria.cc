@@ -27,6 +27,7 @@ class Ria final : public Method {
   StatisticsNeed needs() const override { return StatisticsNeed::kInputNorms; }
   bool quantizes() const override { return false; }
   bool orders_inputs() const override { return permute_ != "none"; }
+  const SparsityTarget* target() const override { return &target_; }
   Status Check(int64_t rows, int64_t cols) const override { return target_.Check(rows, cols); }
 
   Status Apply(LayerWork* layer) const override {
