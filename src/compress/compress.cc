@@ -367,8 +367,8 @@ Status Compressor::CompressBlock(int32_t b) {
     done_units_ += Samples();
   }
 
-  HARROW_ASSIGN_OR_RETURN(const auto notes, ReorderInputs(plan_, model_->config(), observer, &pool_,
-                                                          &control_, &block));
+  HARROW_ASSIGN_OR_RETURN(const auto notes, ReorderInputs(plan_, model_->config().head_dim,
+                                                          observer, &pool_, &control_, &block));
   HARROW_RETURN_IF_ERROR(writer_->BeginShard(ShardName(b)));
   for (LinearLayer* linear : block.linears()) {
     const LayerPlan* plan = plan_.Find(linear->name);
