@@ -134,7 +134,7 @@ def dsnot(case, w, x):
                     break
                 out = side.pop(0)
             after = error + metric[r, out] - metric[r, back]
-            same_sign = case["pattern"] or not options.get("without_same_sign", True)
+            same_sign = case["pattern"] or not options.get("without_same_sign", False)
             if same_sign and np.sign(after) != sign:
                 break
             available.discard(out)
@@ -171,17 +171,17 @@ CASES = [
     case("wanda", 12, 120, 12, 0.7, dead=(2, 3, 90), variant="row_adaptive"),
     case("wanda", 3, 20, 13, 0.5, variant="row_adaptive"),
     case("wanda", 2, 30, 14, 0.99, variant="row_adaptive"),
+    case("dsnot", 10, 64, 15, 0.5, first="wanda", without_same_sign=True),
+    case("dsnot", 10, 64, 16, 0.6, first="magnitude", dead=(7, 30), without_same_sign=True),
+    case("dsnot", 6, 200, 17, 0.7, first="wanda", tokens=60, without_same_sign=True),
     case("dsnot", 10, 64, 15, 0.5, first="wanda"),
-    case("dsnot", 10, 64, 16, 0.6, first="magnitude", dead=(7, 30)),
-    case("dsnot", 6, 200, 17, 0.7, first="wanda", tokens=60),
-    case("dsnot", 10, 64, 15, 0.5, first="wanda", without_same_sign=False),
-    case("dsnot", 10, 64, 15, 0.5, first="wanda", max_cycle_time=2),
-    case("dsnot", 10, 64, 15, 0.5, first="wanda", pow_of_var_regrowing=0.0, update_threshold=3.0),
+    case("dsnot", 10, 64, 15, 0.5, first="wanda", max_cycle_time=2, without_same_sign=True),
+    case("dsnot", 10, 64, 15, 0.5, first="wanda", pow_of_var_regrowing=0.0, update_threshold=3.0, without_same_sign=True),
     case("dsnot", 10, 64, 18, pattern=(2, 4), first="wanda"),
     case("dsnot", 10, 64, 19, pattern=(4, 8), first="magnitude", score="magnitude", dead=(0, 9)),
     case("dsnot", 8, 48, 20, pattern=(1, 4), first="wanda"),
-    case("dsnot", 8, 40, 21, 0.9, first="magnitude", ties=True),
-    case("dsnot", 4, 6, 22, 0.5, first="wanda"),
+    case("dsnot", 8, 40, 21, 0.9, first="magnitude", ties=True, without_same_sign=True),
+    case("dsnot", 4, 6, 22, 0.5, first="wanda", without_same_sign=True),
 ]
 
 

@@ -481,14 +481,19 @@ Status Compressor::CompressBlock(int32_t b) {
     done_units_ += Samples();
   }
 
+<<<<<<< HEAD
   std::map<std::string, uint64_t> source_bytes;
   for (const LinearLayer* linear : std::as_const(block).linears())
     source_bytes[linear->name] = WeightBytes(linear->weight);
-  HARROW_ASSIGN_OR_RETURN(const auto ordered, ReorderInputs(plan_, model_->config(), observer, &pool_,
+  HARROW_ASSIGN_OR_RETURN(const auto ordered, ReorderInputs(plan_, model_->config().head_dim, observer, &pool_,
                                                           &control_, &block));
   HARROW_ASSIGN_OR_RETURN(
       const ScaledInputs scaled,
       ScaleInputs(plan_, checkpoint_->tensors(), observer, &pool_, &control_, &block));
+=======
+  HARROW_ASSIGN_OR_RETURN(const auto notes, ReorderInputs(plan_, model_->config().head_dim,
+                                                          observer, &pool_, &control_, &block));
+>>>>>>> pruners
   HARROW_RETURN_IF_ERROR(writer_->BeginShard(ShardName(b)));
   // Block steps need the source's weights and the statistics until all linears are done.
   const bool has_block_steps = plan_.HasBlockSteps(block);

@@ -46,16 +46,16 @@ Status MoveRows(const std::vector<int32_t>& order, LinearLayer* layer) {
   return OkStatus();
 }
 
-// Row order of v_proj, [kv_heads * head_dim], given that of the inputs of o_proj, [heads *
-// head_dim], which is the same in all heads of a key-value head.
-std::vector<int32_t> ValueRows(const std::vector<int32_t>& order, const ModelConfig& config) {
-  const int32_t dim = config.head_dim;
-  const int32_t shared = config.heads / config.kv_heads;
+// Row order of v_proj, [v_rows], given that of the inputs of o_proj, which is the same in all query
+// heads of a key-value head.
+std::vector<int32_t> ValueRows(const std::vector<int32_t>& order, const InputRuns& heads,
+                               int64_t v_rows) {
   std::vector<int32_t> rows;
-  for (int32_t head = 0; head < config.kv_heads; ++head) {
-    for (int32_t d = 0; d < dim; ++d) {
-      rows.push_back(head * dim + order[static_cast<size_t>(head * shared * dim + d)] % dim);
-    }
+  for (int64_t row = 0; row < v_rows; ++row) {
+    const int64_t head = row / heads.width;
+    const int32_t input =
+        order[static_cast<size_t>(head * heads.shared * heads.width + row % heads.width)];
+    rows.push_back(static_cast<int32_t>(head * heads.width + input % heads.width));
   }
   return rows;
 }
@@ -63,7 +63,7 @@ std::vector<int32_t> ValueRows(const std::vector<int32_t>& order, const ModelCon
 }  // namespace
 
 Result<std::map<std::string, std::string>> ReorderInputs(const CompressionPlan& plan,
-                                                         const ModelConfig& config,
+                                                         int32_t head_dim,
                                                          const StatisticsObserver& statistics,
                                                          ThreadPool* pool,
                                                          const RunControl* control, Block* block) {
@@ -74,8 +74,8 @@ Result<std::map<std::string, std::string>> ReorderInputs(const CompressionPlan& 
     std::string_view with;
   };
   const Place places[] = {
-      {&block->o, {&block->v}, {config.head_dim, config.heads / config.kv_heads}, "v_proj"},
-      {&block->down, {&block->gate, &block->up}, {config.ffn, 1}, "gate_proj and up_proj"}};
+      {&block->o, {&block->v}, {head_dim, block->o.cols / block->v.rows}, "v_proj"},
+      {&block->down, {&block->gate, &block->up}, {block->down.cols, 1}, "gate_proj and up_proj"}};
   std::map<std::string, std::string> notes;
   for (const LinearLayer* layer : std::as_const(*block).linears()) {
     if (!OrderingStep(plan.Find(layer->name))) continue;
@@ -113,8 +113,9 @@ Result<std::map<std::string, std::string>> ReorderInputs(const CompressionPlan& 
                     place.with, (found->kept_after / found->kept_before - 1) * 100);
     HARROW_RETURN_IF_ERROR(MoveColumns(found->order, &layer));
     work.statistics->Reorder(found->order);
-    const std::vector<int32_t> rows =
-        place.layer == &block->o ? ValueRows(found->order, config) : found->order;
+    const std::vector<int32_t> rows = place.layer == &block->o
+                                          ? ValueRows(found->order, place.runs, block->v.rows)
+                                          : found->order;
     for (LinearLayer* producer : place.producers)
       HARROW_RETURN_IF_ERROR(MoveRows(rows, producer));
   }

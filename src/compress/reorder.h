@@ -21,7 +21,7 @@ namespace harrow {
 // and the statistics of what is reordered. Returns a note for each weight whose method would have
 // its inputs ordered, by weight name.
 Result<std::map<std::string, std::string>> ReorderInputs(const CompressionPlan& plan,
-                                                         const ModelConfig& config,
+                                                         int32_t head_dim,
                                                          const StatisticsObserver& statistics,
                                                          ThreadPool* pool,
                                                          const RunControl* control, Block* block);

@@ -60,7 +60,8 @@ class ReorderTest : public ::testing::Test {
     dense_ = Logits(observer);
     EXPECT_TRUE(observer->EndSequence().ok());
     observer->Finish();
-    auto notes = ReorderInputs(*plan, model_->config(), *observer, &pool_, nullptr, &block);
+    auto notes =
+        ReorderInputs(*plan, model_->config().head_dim, *observer, &pool_, nullptr, &block);
     EXPECT_TRUE(notes.ok()) << notes.status().ToString();
     return *notes;
   }

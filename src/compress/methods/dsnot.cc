@@ -5,12 +5,14 @@
 //
 // Source: Zhang et al., "Dynamic Sparse No Training", ICLR 2024, arXiv 2310.08915; lib/prune.py
 // prune_DSnoT, lib/layerwrapper.py. Theirs always starts from the original weights; with those, e
-// is their reconstruction_error. Differences, none of which a wide layer meets:
+// is their reconstruction_error. Differences, of which a wide layer meets the last two only:
 // - A row is done when no weight of the sign it needs is left. Theirs goes on with weights that are
 //   not candidates, which changes the density.
 // - Inputs that are zero in all of the calibration are never candidates; theirs divides 0 by 0.
 // - A weight whose group of M has nothing left to give for it is passed over; theirs brings it back
 //   all the same.
+// - A row ends before its error would change sign unless `without_same_sign` says otherwise, which
+//   their code defaults to for unstructured masks (docs/decisions/023).
 // - In groups of M theirs takes the score of the method that made the mask; here `score` says.
 #include <algorithm>
 #include <cmath>
@@ -31,7 +33,7 @@ class Dsnot final : public Method {
       : max_cycles_(options->Integer("max_cycle_time", 50, 1, 1'000'000)),
         threshold_(options->Number("update_threshold", 0.1, 0, 1e30)),
         power_(options->Number("pow_of_var_regrowing", 1, 0, 10)),
-        same_sign_(!options->Boolean("without_same_sign", true)),
+        same_sign_(!options->Boolean("without_same_sign", false)),
         by_magnitude_(options->Choice("score", "wanda", {"wanda", "magnitude"}) == "magnitude") {}
   StatisticsNeed needs() const override {
     return StatisticsNeed::kInputNorms | StatisticsNeed::kInputSums;
@@ -66,6 +68,14 @@ class Dsnot final : public Method {
       total.swaps += result.swaps;
       total.error_before += std::fabs(result.error_before);
       total.error_after += std::fabs(result.error_after);
+    }
+    const int64_t kept = std::count(layer->pruned.begin(), layer->pruned.end(), 0);
+    if (total.swaps > kept / 10) {
+      layer->warnings.push_back(
+          fmt::format("dsnot: {} of {} kept weights changed places, far more than a refinement: "
+                      "rows of {} inputs "
+                      "need a smaller max_cycle_time or without_same_sign: false",
+                      total.swaps, kept, layer->cols));
     }
     const auto rows = static_cast<double>(layer->rows);
     layer->notes.push_back(

@@ -109,6 +109,8 @@ TEST(PrunersTest, DsnotAgreesWithTheFloat64Reference) {
       for (size_t i = 0; i < first.size(); ++i)
         swaps += first[i] != 0 && golden.layer.pruned[i] == 0;
       EXPECT_EQ(swaps, c["swaps"].get<int64_t>());
+      const auto size = static_cast<int64_t>(first.size());
+      EXPECT_EQ(!golden.layer.warnings.empty(), swaps > (size - Pruned(golden.layer)) / 10);
       ASSERT_EQ(golden.layer.notes.size(), 1u);
       EXPECT_NE(golden.layer.notes[0].find(fmt::format("dsnot: {} weights", swaps)),
                 std::string::npos)
