@@ -58,7 +58,7 @@ void CheckGradients(const Run& run, std::vector<std::vector<float>>* weights,
       std::vector<float>& w = (*weights)[i];
       const std::vector<float> kept = w;
       const std::vector<float> direction = Normals(static_cast<int64_t>(w.size()), 1, rng);
-      constexpr float kStep = 1e-2f;
+      constexpr float kStep = 3e-3f;
       double slope = 0;
       double size = 0;
       for (size_t k = 0; k < w.size(); ++k) {
