@@ -45,7 +45,19 @@ Result<std::vector<double>> Eigenvalues(const DenseWeight& dense) {
   // Our upper triangle is the lower one of LAPACK's column-major order.
   std::vector<double> values(static_cast<size_t>(n));
   const auto order = static_cast<lapack_int>(n);
-  if (LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'N', 'L', order, gram.data(), order, values.data()) != 0) {
+  lapack_int info = 0;
+  lapack_int int_size = 0;
+  double size = 0;
+  const lapack_int query = -1;
+  LAPACK_dsyevd("N", "L", &order, gram.data(), &order, values.data(), &size, &query, &int_size,
+                &query, &info);
+  std::vector<double> work(static_cast<size_t>(std::max(size, 1.0)));
+  std::vector<lapack_int> int_work(static_cast<size_t>(std::max<lapack_int>(int_size, 1)));
+  const auto work_size = static_cast<lapack_int>(work.size());
+  const auto int_work_size = static_cast<lapack_int>(int_work.size());
+  LAPACK_dsyevd("N", "L", &order, gram.data(), &order, values.data(), work.data(), &work_size,
+                int_work.data(), &int_work_size, &info);
+  if (info != 0) {
     return Error(StatusCode::kNumerical, "{}: its spectrum did not converge", dense.name);
   }
   const double floor = static_cast<double>(n) * std::numeric_limits<double>::epsilon() *
