@@ -37,6 +37,7 @@ struct PruneOptions {
   std::vector<std::string> ignore;
   std::string weights;
   int64_t group = 128;
+  bool symmetric = true;
   std::string store = "auto";
 
   template <class V>
@@ -58,8 +59,9 @@ struct PruneOptions {
     v("block_size", block_size, "sparsegpt: columns updated together and sharing one threshold");
     v("targets", targets, "weights to prune: names, or re:REGEX; default: all in the blocks");
     v("ignore", ignore, "weights to leave alone");
-    v("weights", weights, "int8: also quantize what was pruned; empty: no");
+    v("weights", weights, "int8 | int4: also quantize what was pruned; empty: no");
     v("group", group, "with weights: inputs that share a scale");
+    v("symmetric", symmetric, "with weights int4: no zero points");
     v("store", store, "auto: the smallest of dense, bitmask and N:M for each weight; dense");
   }
 };
@@ -67,6 +69,7 @@ struct PruneOptions {
 struct QuantizeOptions {
   std::string weights = "int8";
   int64_t group = 128;
+  bool symmetric = true;
   bool embed = true;
   std::vector<std::string> targets;
   std::vector<std::string> ignore;
@@ -74,8 +77,9 @@ struct QuantizeOptions {
 
   template <class V>
   void Visit(V&& v) {
-    v("weights", weights, "int8: symmetric, round to nearest, one scale per group of inputs");
-    v("group", group, "inputs that share a scale; a multiple of 32");
+    v("weights", weights, "int8 | int4: round to nearest, one scale per group of inputs");
+    v("group", group, "inputs that share a scale; int8: a multiple of 32, int4: 32, 64 or 128");
+    v("symmetric", symmetric, "int4 without zero points; int8 has none");
     v("embed", embed, "quantize the embedding and the head as well; not with --targets");
     v("targets", targets, "weights to quantize: names, or re:REGEX; default: all in the blocks");
     v("ignore", ignore, "weights to leave alone");

@@ -186,7 +186,7 @@ Status Compressor::CheckSource() const {
   const std::map<std::string, PackedWeightInfo>& packed = checkpoint_->config().packed;
   for (const auto& [name, plan] : plan_.layers) {
     if (const auto info = packed.find(name); info != packed.end()) {
-      if (info->second.spec.values != ValueType::kI8) continue;
+      if (!IsQuantized(info->second.spec.values)) continue;
       return InvalidArgument(
           "{}: is stored as {} already; compress the original model, or leave this weight out with "
           "`ignore`",

@@ -346,6 +346,8 @@ TEST_F(CompressTest, ExportIsBitEqualToWhatKernelsComputeWith) {
        {Case{"steps: [{method: magnitude, sparsity: 0.6}]", "auto", "bf16"},
         Case{"steps: [{method: magnitude, sparsity: 0.6}]", "f32", "f32"},
         Case{"steps: [{method: rtn, group: 32}]", "auto", "f32"},
+        Case{"steps: [{method: rtn, format: int4, group: 32}]", "auto", "f32"},
+        Case{"steps: [{method: rtn, format: int4, group: 64, symmetric: false}]", "auto", "f32"},
         Case{"steps: [{method: magnitude, pattern: \"2:4\"}, {method: rtn}]", "auto", "f32"}}) {
     ASSERT_TRUE(Run(c.steps, "packed").ok());
     ExportOptions options;

@@ -141,7 +141,7 @@ Result<ExportReport> ExportDense(const ExportOptions& options, const RunControl*
     HARROW_ASSIGN_OR_RETURN(bf16, exporter.FitsBf16());
     if (!bf16 && options.dtype == "bf16") {
       return InvalidArgument(
-          "{}: --dtype bf16 would round its values (INT8 weights times their scales, or F32 "
+          "{}: --dtype bf16 would round its values (quantized weights times their scales, or F32 "
           "tensors); use f32",
           options.model);
     }

@@ -133,8 +133,9 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
     kept = std::count_if(work.w.begin(), work.w.end(), [](float value) { return value != 0.0f; });
   }
   const WeightSpec spec = ChooseSpec(work, kept, layer.weight.spec.values, store_dense);
+  const QuantGrid* grid = work.quantization ? work.quantization->grid.get() : nullptr;
   Result<LinearWeight> packed =
-      rewritten ? PackWeight(spec, work.rows, work.cols, work.w.data()) : Repack(layer, spec);
+      rewritten ? PackWeight(spec, work.rows, work.cols, work.w.data(), grid) : Repack(layer, spec);
   if (!packed.ok()) return packed.status().At(layer.name + ": store as " + SpecName(spec));
   result.weight = std::move(packed).value();
   const Result<int64_t> nonzeros = ValidateWeight(result.weight);

@@ -14,7 +14,7 @@ struct CompressedLayer {
   LayerReport report;
 };
 
-// `layer` must be loaded and not INT8; it is not changed. `statistics` may be null when the plan
+// `layer` must be loaded and not quantized; it is not changed. `statistics` may be null when the plan
 // needs none. Errors name the weight and the method.
 Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan,
                                       bool store_dense, InputStatistics* statistics,

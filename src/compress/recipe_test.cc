@@ -17,7 +17,7 @@ steps:
     damping: 0.02
     block_size: 64
   - method: rtn
-    bits: 8
+    format: int8
     group: 64
     embed: false
 store: dense
@@ -84,12 +84,14 @@ TEST(RecipeTest, MistakesNameLineKeyAndExpectation) {
       {"steps: []", "1 to 1000 steps"},
       {"steps: {method: rtn}", "r.yaml:1: steps: expected a list"},
       {"steps:\n - 7", "r.yaml:2: steps[0]: expected a mapping"},
-      {"steps:\n - bits: 8", "steps[0].method: missing; expected magnitude"},
+      {"steps:\n - format: int8", "steps[0].method: missing; expected magnitude"},
       {"steps:\n - method: lasso", "r.yaml:2: steps[0].method: expected magnitude | wanda"},
       {"steps:\n - method: rtn\n   colour: red", "r.yaml:3: steps[0].colour: unknown key"},
       {"stepz: []\nsteps: [{method: rtn}]", "r.yaml:1: stepz: unknown key"},
       {"steps: [{method: rtn}]\nsteps: [{method: rtn}]", "r.yaml:2: steps: given twice"},
-      {"steps: [{method: rtn, bits: 4}]", "expected 8, found 4"},
+      {"steps: [{method: rtn, format: int3}]", "expected int8 | int4, found \"int3\""},
+      {"steps: [{method: rtn, format: int4, group: 96}]", "32, 64 or 128"},
+      {"steps: [{method: rtn, symmetric: false}]", "symmetric: expected true"},
       {"steps: [{method: rtn, group: 48}]", "multiple of 32"},
       {"steps: [{method: rtn, group: 0}]", "expected an integer in [32"},
       {"steps: [{method: rtn, group: big}]", "expected an integer in [32, 65536], found \"big\""},

@@ -29,16 +29,17 @@ void EmitNumber(YAML::Emitter* out, const char* key, double value) {
   Emit(out, key, fmt::format("{}", value));
 }
 
-Status EmitQuantizeStep(YAML::Emitter* out, const std::string& weights, int64_t group, bool embed,
-                        const std::vector<std::string>& targets,
+Status EmitQuantizeStep(YAML::Emitter* out, const std::string& weights, int64_t group,
+                        bool symmetric, bool embed, const std::vector<std::string>& targets,
                         const std::vector<std::string>& ignore) {
-  if (weights != "int8") {
-    return InvalidArgument("--weights: expected int8, found \"{}\"", weights);
+  if (weights != "int8" && weights != "int4") {
+    return InvalidArgument("--weights: expected int8 | int4, found \"{}\"", weights);
   }
   *out << YAML::BeginMap;
   Emit(out, "method", "rtn");
-  Emit(out, "bits", 8);
+  EmitText(out, "format", weights);
   Emit(out, "group", group);
+  Emit(out, "symmetric", symmetric);
   Emit(out, "embed", embed && targets.empty());
   EmitStrings(out, "targets", targets);
   EmitStrings(out, "ignore", ignore);
@@ -81,8 +82,8 @@ Result<std::string> PruneRecipe(const PruneOptions& options) {
   EmitStrings(&out, "ignore", options.ignore);
   out << YAML::EndMap;
   if (!options.weights.empty()) {
-    HARROW_RETURN_IF_ERROR(
-        EmitQuantizeStep(&out, options.weights, options.group, /*embed=*/true, {}, {}));
+    HARROW_RETURN_IF_ERROR(EmitQuantizeStep(&out, options.weights, options.group, options.symmetric,
+                                            /*embed=*/true, {}, {}));
   }
   out << YAML::EndSeq;
   EmitText(&out, "store", options.store);
@@ -93,8 +94,8 @@ Result<std::string> PruneRecipe(const PruneOptions& options) {
 Result<std::string> QuantizeRecipe(const QuantizeOptions& options) {
   YAML::Emitter out;
   out << YAML::BeginMap << YAML::Key << "steps" << YAML::Value << YAML::BeginSeq;
-  HARROW_RETURN_IF_ERROR(EmitQuantizeStep(&out, options.weights, options.group, options.embed,
-                                          options.targets, options.ignore));
+  HARROW_RETURN_IF_ERROR(EmitQuantizeStep(&out, options.weights, options.group, options.symmetric,
+                                          options.embed, options.targets, options.ignore));
   out << YAML::EndSeq;
   EmitText(&out, "store", options.store);
   out << YAML::EndMap;

@@ -5,16 +5,16 @@
 namespace harrow {
 
 WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source, bool dense) {
-  const bool i8 = layer.quant_group > 0;
+  const bool quantized = layer.quantization.has_value();
   WeightSpec best;
-  best.format = i8 ? FormatId::kDensePanel : FormatId::kDense;
-  best.values = i8 ? ValueType::kI8 : source;
-  best.group = layer.quant_group;
+  best.format = quantized ? FormatId::kDensePanel : FormatId::kDense;
+  best.values = quantized ? layer.quantization->values : source;
+  best.group = quantized ? layer.quantization->group : 0;
   if (dense) return best;
 
   WeightSpec bitmask = best;
   bitmask.format = FormatId::kBitmask;
-  if (!i8) bitmask.values = ValueType::kBf16;
+  if (!quantized) bitmask.values = ValueType::kBf16;
   // At equal size N:M comes first: its positions are fixed, its groups equally long.
   std::vector<WeightSpec> candidates;
   if (layer.pattern.nm) {

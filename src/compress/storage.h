@@ -8,8 +8,8 @@
 namespace harrow {
 
 // The smallest of the formats that can hold the layer, for `store: auto`; the dense one for
-// `dense` or where none is smaller. `nonzeros`: of the layer's values. INT8 when a quantizer asked
-// for it; otherwise dense keeps `source` values and sparse formats hold BF16.
+// `dense` or where none is smaller. `nonzeros`: of the layer's values. Quantized as a quantizer
+// asked for; otherwise dense keeps `source` values and sparse formats hold BF16.
 WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source, bool dense);
 
 }  // namespace harrow

@@ -1,34 +1,36 @@
 // kBitmask: the mask of a block, then its non-zero codes. docs/formats/bitmask.md
 #include "formats/mask_codec.h"
-#include "formats/panel_codec.h"
 
 namespace harrow {
 namespace {
 
 struct BitmaskCodec {
   static uint64_t BlocksBytes(const WeightSpec& spec, int64_t count, int64_t nonzeros) {
-    const int64_t width = spec.values == ValueType::kI8 ? 1 : 2;
-    return static_cast<uint64_t>(count * kMaskBytes + nonzeros * width);
+    // Half of the blocks have an odd number of 4-bit codes.
+    const int64_t halves = CodeBits(spec.values) == 4 ? count / 2 : 0;
+    return static_cast<uint64_t>(count * kMaskBytes + CodeBytes(spec.values, nonzeros + halves));
   }
-  static int64_t Encode(const WeightSpec& spec, const uint16_t* codes,
+  static int64_t Encode(const WeightSpec& spec, const uint16_t* codes, const uint16_t* zeros,
                         std::vector<std::byte>* out) {
+    const int64_t cell = CellOf(spec.values);
     BlockMask mask;
     for (int64_t i = 0; i < kBlockWeights; ++i) {
-      mask.words[i / 64] |= uint64_t{codes[i] != ZeroCode(spec.values)} << (i % 64);
+      mask.words[i / 64] |= uint64_t{codes[i] != zeros[BlockLane(i, cell)]} << (i % 64);
     }
     EncodeMasked(spec.values, mask, codes, out);
     return -1;
   }
-  static const std::byte* Decode(const WeightSpec& spec, const std::byte* in, uint16_t* codes) {
-    return DecodeMasked(spec.values, in, codes);
+  static const std::byte* Decode(const WeightSpec& spec, const std::byte* in, const uint16_t* zeros,
+                                 uint16_t* codes) {
+    return DecodeMasked(spec.values, in, zeros, codes);
   }
   static int64_t Check(const WeightSpec& spec, const std::byte* in, uint64_t available,
-                       int64_t* nonzeros) {
+                       const uint16_t* zeros, int64_t* nonzeros) {
     if (available < static_cast<uint64_t>(kMaskBytes)) return -1;
     const int64_t stored = CountBits(LoadMask(in));
-    const int64_t bytes = kMaskBytes + stored * (spec.values == ValueType::kI8 ? 1 : 2);
+    const int64_t bytes = kMaskBytes + CodeBytes(spec.values, stored);
     if (available < static_cast<uint64_t>(bytes)) return -1;
-    const CodeCount count = CountCodes(spec.values, in + kMaskBytes, stored);
+    const CodeCount count = CountMasked(spec.values, in, stored, zeros);
     if (count.zeros > 0 || count.invalid > 0) return -1;
     *nonzeros += stored;
     return bytes;

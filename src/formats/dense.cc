@@ -28,7 +28,7 @@ uint64_t AnalyzeDense(const WeightSpec& spec, int64_t rows, int64_t cols, int64_
 }
 
 Result<LinearWeight> PackDense(const WeightSpec& spec, int64_t rows, int64_t cols,
-                               const RowReader& reader) {
+                               const RowReader& reader, const QuantGrid*) {
   HARROW_RETURN_IF_ERROR(ValidateSpec(spec));
   HARROW_RETURN_IF_ERROR(ValidateWeightShape(rows, cols));
   const uint64_t bytes = AnalyzeDense(spec, rows, cols, 0);

@@ -34,13 +34,20 @@ TEST(SpecTest, ShortFormsAndDefaults) {
   EXPECT_EQ(SpecName(Spec("nm-i8 2:4")), "nm-i8/128 2:4");
   EXPECT_EQ(Spec("nm-i8 2:4/64"), Spec("nm-i8/64 2:4"));
   EXPECT_EQ(SpecName(Spec("bitmask-bf16")), "bitmask-bf16");
+  EXPECT_EQ(SpecName(Spec("dense-int4")), "dense-i4/128");
+  EXPECT_EQ(Spec("dense-u4/32").format, FormatId::kDensePanel);
+  EXPECT_EQ(SpecName(Spec("nm-uint4 2:4/64")), "nm-u4/64 2:4");
 }
 
 TEST(SpecTest, RejectsWhatDoesNotExist) {
   for (const char* name : {"",
                            "dense",
                            "dense-",
-                           "dense-i4",
+                           "dense-i3",
+                           "dense-i4/96",
+                           "bitmask-i4/256",
+                           "bitmask-u4/0",
+                           "nm-u4/256 2:4",
                            "csr-f32",
                            "bitmask-f32",
                            "bitmask-f16",
@@ -76,13 +83,33 @@ float Expected(const WeightSpec& spec, const std::vector<float>& w, int64_t cols
     case ValueType::kF32: return value;
     case ValueType::kF16: return F16ToF32(F32ToF16(value));
     case ValueType::kBf16: return Bf16ToF32(F32ToBf16(value));
-    case ValueType::kI8: break;
+    case ValueType::kI8:
+    case ValueType::kI4:
+    case ValueType::kU4: break;
   }
   float largest = 0;
+  float low = 0;
+  float high = 0;
   const int64_t begin = col / spec.group * spec.group;
-  for (int64_t c = begin; c < std::min<int64_t>(cols, begin + spec.group); ++c)
-    largest = std::max(largest, std::fabs(w[static_cast<size_t>(row * cols + c)]));
+  for (int64_t c = begin; c < std::min<int64_t>(cols, begin + spec.group); ++c) {
+    const float other = w[static_cast<size_t>(row * cols + c)];
+    largest = std::max(largest, std::fabs(other));
+    low = std::min(low, other);
+    high = std::max(high, other);
+  }
   if (largest == 0) return 0;
+  if (spec.values == ValueType::kI4) {
+    const double step =
+        static_cast<double>(Bf16ToF32(F32ToBf16(high == largest ? -largest / 8 : largest / 8)));
+    const double q = std::nearbyint(static_cast<double>(value) / step);
+    return static_cast<float>(std::min(std::max(q, -8.0), 7.0) * step);
+  }
+  if (spec.values == ValueType::kU4) {
+    const double step = static_cast<double>(Bf16ToF32(F32ToBf16((high - low) / 15)));
+    const double zero = std::min(std::nearbyint(static_cast<double>(-low) / step), 15.0);
+    const double code = std::nearbyint(static_cast<double>(value) / step) + zero;
+    return static_cast<float>((std::min(std::max(code, 0.0), 15.0) - zero) * step);
+  }
   float scale = Bf16ToF32(F32ToBf16(largest / 127.0f));
   if (scale < largest / 127.0f)
     scale = Bf16ToF32(static_cast<uint16_t>(F32ToBf16(largest / 127.0f) + 1));
@@ -139,7 +166,8 @@ TEST_P(FormatTest, PackUnpackValidate) {
         const uint64_t estimate = AnalyzeWeight(spec, rows, cols, nonzeros);
         EXPECT_NEAR(
             static_cast<double>(packed->data.size()), static_cast<double>(estimate),
-            spec.format == FormatId::kBitmask ? 64.0 * static_cast<double>(rows / 16 + 1) : 0.0);
+            spec.format == FormatId::kBitmask ? 64.0 * static_cast<double>(rows / 16 + 1) : 0.0)
+            << SpecName(spec);
       }
     }
   }
@@ -197,7 +225,7 @@ TEST_P(FormatTest, SurvivesTruncationAndBitFlips) {
 }
 
 TEST(PanelTest, NegativeZeroIsZero) {
-  for (const char* name : {"bitmask-bf16", "bitmask-i8"}) {
+  for (const char* name : {"bitmask-bf16", "bitmask-i8", "bitmask-i4", "dense-u4"}) {
     const std::vector<float> w = {-0.0f, 1.0f};
     const LinearWeight packed = PackWeight(Spec(name), 1, 2, w.data()).value();
     EXPECT_EQ(ValidateWeight(packed).value(), 1);
@@ -217,14 +245,23 @@ TEST(PanelTest, LargestValuesOfBf16) {
   EXPECT_TRUE(PackWeight(Spec("dense-f32"), 1, 1, &beyond).ok());
   const float f16_beyond = 70000.0f;
   EXPECT_FALSE(PackWeight(Spec("dense-f16"), 1, 1, &f16_beyond).ok());
-  // int8 scales stay finite and positive at both ends of float32.
-  for (const float value :
-       {std::numeric_limits<float>::max(), 1e-40f, std::numeric_limits<float>::denorm_min()}) {
-    const LinearWeight packed = PackWeight(Spec("dense-i8"), 1, 1, &value).value();
-    float got;
-    UnpackRows(packed, 0, 1, &got);
-    EXPECT_TRUE(ValidateWeight(packed).ok());
-    EXPECT_TRUE(std::isfinite(got));
+  // Scales stay finite at both ends of float32.
+  for (const char* name : {"dense-i8", "dense-i4", "dense-u4"}) {
+    for (const float value :
+         {std::numeric_limits<float>::max(), 1e-40f, std::numeric_limits<float>::denorm_min()}) {
+      const float w[] = {value, -value};
+      const Result<LinearWeight> packed = PackWeight(Spec(name), 1, 2, w);
+      // -8 times the largest float32 / 8, rounded up to bf16, is too much.
+      if (!packed.ok()) {
+        EXPECT_EQ(value, std::numeric_limits<float>::max());
+        EXPECT_NE(std::string(name), "dense-i8");
+        continue;
+      }
+      float got[2];
+      UnpackRows(*packed, 0, 1, got);
+      EXPECT_TRUE(ValidateWeight(*packed).ok());
+      EXPECT_TRUE(std::isfinite(got[0]) && std::isfinite(got[1])) << name;
+    }
   }
 }
 
@@ -241,6 +278,149 @@ TEST(PackTest, MaskedBf16HasNoSubnormals) {
     EXPECT_EQ(got[1], -normal);
     EXPECT_EQ(got[2], 0);
     EXPECT_EQ(got[3], 0);
+  }
+}
+
+// The fit of round to nearest on normal weights, in dB of signal over error, from an independent
+// script; both a worse and a better grid would show.
+TEST(RtnTest, FitOfNormalWeights) {
+  struct Case {
+    const char* spec;
+    double decibel;
+  };
+  for (const Case& c :
+       {Case{"dense-i4/32", 21.31}, Case{"dense-i4/64", 20.45}, Case{"dense-i4/128", 19.72},
+        Case{"dense-u4/32", 21.86}, Case{"dense-u4/64", 20.82}, Case{"dense-u4/128", 19.95}}) {
+    Rng rng(16);
+    std::vector<float> w(256 * 1024);
+    for (float& v : w)
+      v = static_cast<float>(rng.Normal());
+    std::vector<float> got(w.size());
+    UnpackRows(PackWeight(Spec(c.spec), 256, 1024, w.data()).value(), 0, 256, got.data());
+    double signal = 0;
+    double error = 0;
+    for (size_t i = 0; i < w.size(); ++i) {
+      const double exact = static_cast<double>(w[i]);
+      signal += exact * exact;
+      error += (exact - static_cast<double>(got[i])) * (exact - static_cast<double>(got[i]));
+    }
+    EXPECT_NEAR(10 * std::log10(signal / error), c.decibel, 0.05) << c.spec;
+  }
+}
+
+constexpr const char* kQuantized[] = {"dense-i8/32", "bitmask-i8/64",  "dense-i4/32",
+                                      "dense-u4/64", "bitmask-i4/128", "bitmask-u4/32"};
+
+// Packing with RtnGrid is packing without a grid.
+TEST(GridTest, RtnGridIsWhatThePackerTakes) {
+  for (const char* name : kQuantized) {
+    const WeightSpec spec = Spec(name);
+    Rng rng(17);
+    const std::vector<float> w = RandomWeight(spec, 37, 200, 0.6, &rng);
+    const QuantGrid grid = RtnGrid(spec, 37, 200, w.data());
+    const LinearWeight own = PackWeight(spec, 37, 200, w.data()).value();
+    // The largest weights may lie beyond the codes by themselves; what they were rounded to does
+    // not.
+    std::vector<float> rounded(w.size());
+    UnpackRows(own, 0, 37, rounded.data());
+    const LinearWeight given = PackWeight(spec, 37, 200, rounded.data(), &grid).value();
+    ASSERT_EQ(own.data.size(), given.data.size()) << name;
+    EXPECT_EQ(0, std::memcmp(own.data.data(), given.data.data(), own.data.size())) << name;
+  }
+}
+
+// Weights that lie on a grid that no min-max would find come back bit by bit.
+TEST(GridTest, WeightsOnAGridAreKept) {
+  for (const char* name : kQuantized) {
+    const WeightSpec spec = Spec(name);
+    const CodeRange range = CodeRangeOf(spec.values);
+    const int64_t rows = 19;
+    const int64_t cols = 150;
+    const int64_t groups = (cols + spec.group - 1) / spec.group;
+    Rng rng(18);
+    QuantGrid grid;
+    grid.group = spec.group;
+    for (int64_t i = 0; i < rows * groups; ++i) {
+      const float sign = spec.values == ValueType::kI4 && rng.Below(2) == 0 ? -1.0f : 1.0f;
+      grid.scales.push_back(sign * Bf16ToF32(F32ToBf16(static_cast<float>(rng.Uniform()) + 0.1f)));
+      if (spec.values == ValueType::kU4) grid.zeros.push_back(static_cast<float>(rng.Below(16)));
+    }
+    std::vector<float> w;
+    int64_t nonzeros = 0;
+    for (int64_t i = 0; i < rows * cols; ++i) {
+      const size_t at = static_cast<size_t>(i / cols * groups + i % cols / spec.group);
+      const float zero = grid.zeros.empty() ? 0.0f : grid.zeros[at];
+      const int32_t code =
+          range.low +
+          static_cast<int32_t>(rng.Below(static_cast<uint64_t>(range.high - range.low + 1)));
+      const float kept = rng.Below(3) == 0 ? 0.0f : 1.0f;
+      w.push_back(kept * (static_cast<float>(code) - zero) * grid.scales[at] + 0.0f);
+      nonzeros += w.back() != 0;
+    }
+    const Result<LinearWeight> packed = PackWeight(spec, rows, cols, w.data(), &grid);
+    ASSERT_TRUE(packed.ok()) << name << ": " << packed.status().ToString();
+    EXPECT_EQ(ValidateWeight(*packed).value(), nonzeros) << name;
+    std::vector<float> got(w.size());
+    UnpackRows(*packed, 0, rows, got.data());
+    EXPECT_EQ(0, std::memcmp(got.data(), w.data(), w.size() * sizeof(float))) << name;
+  }
+}
+
+TEST(GridTest, NamesTheWeightThatIsBeyond) {
+  struct Case {
+    const char* spec;
+    float zero;
+    float inside;
+    float outside;
+  };
+  for (const Case& c :
+       {Case{"dense-i8/32", 0, 63.5f, 64.0f}, Case{"dense-i8/32", 0, -63.5f, -64.0f},
+        Case{"dense-i4/32", 0, 3.5f, 4.0f}, Case{"bitmask-i4/32", 0, -4.0f, -4.5f},
+        Case{"dense-u4/32", 3, -1.5f, -2.0f}, Case{"bitmask-u4/32", 3, 6.0f, 6.5f}}) {
+    const WeightSpec spec = Spec(c.spec);
+    QuantGrid grid = {32, std::vector<float>(6, 0.5f), {}};
+    if (spec.values == ValueType::kU4) grid.zeros.assign(6, c.zero);
+    std::vector<float> w(2 * 70, 0.0f);
+    w[70 + 65] = c.inside;
+    EXPECT_TRUE(PackWeight(spec, 2, 70, w.data(), &grid).ok()) << c.spec;
+    w[70 + 65] = c.outside;
+    const Result<LinearWeight> packed = PackWeight(spec, 2, 70, w.data(), &grid);
+    ASSERT_FALSE(packed.ok()) << c.spec;
+    EXPECT_NE(packed.status().message().find("row 1, column 65"), std::string::npos)
+        << packed.status().message();
+    grid.scales[5] = 0;  // of that group: nothing but 0 lies on it
+    w[70 + 65] = c.inside;
+    EXPECT_FALSE(PackWeight(spec, 2, 70, w.data(), &grid).ok()) << c.spec;
+    w[70 + 65] = 0;
+    EXPECT_TRUE(PackWeight(spec, 2, 70, w.data(), &grid).ok()) << c.spec;
+  }
+}
+
+TEST(GridTest, RejectsGridsThatDoNotFit) {
+  const std::vector<float> w(2 * 64, 0.0f);
+  const auto pack = [&w](const char* spec, const QuantGrid& grid) {
+    return PackWeight(Spec(spec), 2, 64, w.data(), &grid).ok();
+  };
+  const QuantGrid good = {32, std::vector<float>(4, 0.5f), {}};
+  EXPECT_TRUE(pack("dense-i4/32", good));
+  EXPECT_FALSE(pack("dense-i4/64", good));
+  EXPECT_FALSE(pack("dense-u4/32", good));
+  EXPECT_FALSE(pack("bitmask-bf16", good));
+  EXPECT_FALSE(pack("dense-bf16", good));
+  EXPECT_FALSE(pack("dense-i4/32", {32, std::vector<float>(3, 0.5f), {}}));
+  for (const float scale : {-0.5f, 1.001f, INFINITY, NAN}) {
+    QuantGrid bad = good;
+    bad.scales[3] = scale;
+    EXPECT_FALSE(pack("dense-i8/32", bad)) << scale;
+    EXPECT_EQ(pack("dense-i4/32", bad), scale == -0.5f) << scale;
+  }
+  QuantGrid zeros = good;
+  zeros.zeros.assign(4, 8.0f);
+  EXPECT_TRUE(pack("dense-u4/32", zeros));
+  EXPECT_FALSE(pack("dense-i4/32", zeros));
+  for (const float zero : {-1.0f, 16.0f, 0.5f, NAN}) {
+    zeros.zeros[2] = zero;
+    EXPECT_FALSE(pack("dense-u4/32", zeros)) << zero;
   }
 }
 
@@ -372,6 +552,21 @@ TEST_F(CorruptTest, Values) {
   Pack("dense-i8", 16, 32, 0.5);
   bytes_[PanelStart(0) + 64] = std::byte{0};
   ExpectRejected("the code -128");
+  Pack("bitmask-i4", 16, 32, 0.5);
+  bytes_[PanelStart(0) + 128] = std::byte{0x18};
+  ExpectRejected("a stored 4-bit zero code");
+  Pack("bitmask-u4", 16, 32, 0.5);  // 32 bytes of scales, 16 of zero points
+  bytes_[PanelStart(0) + 128] = bytes_[PanelStart(0) + 32] & std::byte{0x0f};
+  ExpectRejected("a stored code that is its row's zero point");
+  Pack("bitmask-i4", 1, 1, 1.0);
+  bytes_[PanelStart(0) + 128] |= std::byte{0x10};
+  ExpectRejected("a half byte after the last code");
+  Pack("dense-u4", 3, 32, 0.5);
+  bytes_[PanelStart(0) + 64 + 12] ^= std::byte{1};
+  ExpectRejected("a dense 4-bit weight in a padding row");
+  Pack("dense-u4", 16, 3, 0.5);
+  bytes_[PanelStart(0) + 64 + 3] ^= std::byte{1};
+  ExpectRejected("a dense 4-bit weight in a padding column");
   Pack("dense-i8", 3, 32, 0.5);
   bytes_[PanelStart(0) + 64 + 12] = std::byte{1};
   ExpectRejected("a dense weight in a padding row");
@@ -383,15 +578,23 @@ TEST_F(CorruptTest, Scales) {
     std::memcpy(bytes_.data() + PanelStart(0) + 34, &bits, 2);
     ExpectRejected("a scale that is infinite, NaN or negative");
   }
+  for (const uint16_t bits : {0x7f80, 0x7fc0, 0xff80, 0x8000}) {
+    Pack("dense-i4/32", 16, 64, 0.5);
+    std::memcpy(bytes_.data() + PanelStart(0) + 34, &bits, 2);
+    ExpectRejected("a scale that is infinite, NaN or -0");
+  }
+  Pack("dense-u4/32", 16, 64, 0.5);
+  bytes_[PanelStart(0) + 64 + 17] = std::byte{16};
+  ExpectRejected("a zero point of 16");
 }
 
 TEST_F(CorruptTest, NmCounts) {
   for (const char* spec :
        {"nm-bf16 1:2", "nm-bf16 2:4", "nm-bf16 4:8", "nm-bf16 8:16", "nm-bf16 5:32", "nm-i8 1:2",
-        "nm-i8 2:4", "nm-i8 3:8", "nm-i8 8:16", "nm-i8 31:32"}) {
+        "nm-i8 2:4", "nm-i8 3:8", "nm-i8 8:16", "nm-i8 31:32", "nm-i4 2:4", "nm-i4 3:8"}) {
     // Any one moved bit that changes the count of a group must be noticed.
     Pack(spec, 16, 64, 1.0);
-    const int64_t cell = weight_.spec.values == ValueType::kI8 ? 4 : 2;
+    const int64_t cell = CellOf(weight_.spec.values);
     const size_t mask = PanelStart(0) + (cell == 4 ? 64 : 0);
     const std::vector<std::byte> good = bytes_;
     for (int64_t from = 0; from < kBlockWeights; ++from) {

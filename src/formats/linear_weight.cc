@@ -2,9 +2,13 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstring>
 
+#include "base/check.h"
+#include "base/float16.h"
 #include "formats/panel.h"
 
 namespace harrow {
@@ -46,32 +50,36 @@ std::string_view ValueTypeName(ValueType type) {
     case ValueType::kF16: return "f16";
     case ValueType::kBf16: return "bf16";
     case ValueType::kI8: return "i8";
+    case ValueType::kI4: return "i4";
+    case ValueType::kU4: return "u4";
   }
   return "?";
 }
 
 std::optional<ValueType> ParseValueType(std::string_view name) {
-  for (const ValueType type :
-       {ValueType::kF32, ValueType::kF16, ValueType::kBf16, ValueType::kI8}) {
+  for (const ValueType type : {ValueType::kF32, ValueType::kF16, ValueType::kBf16, ValueType::kI8,
+                               ValueType::kI4, ValueType::kU4}) {
     if (name == ValueTypeName(type)) return type;
   }
   if (name == "int8") return ValueType::kI8;
+  if (name == "int4") return ValueType::kI4;
+  if (name == "uint4") return ValueType::kU4;
   return std::nullopt;
 }
 
 std::string SpecName(const WeightSpec& spec) {
-  // Dense i8 exists as panels only, and users need not know.
+  // Dense quantized weights exist as panels only, and users need not know.
   const std::string_view format =
       spec.format == FormatId::kDensePanel ? FormatName(FormatId::kDense) : FormatName(spec.format);
   std::string name = fmt::format("{}-{}", format, ValueTypeName(spec.values));
-  if (spec.values == ValueType::kI8) name += fmt::format("/{}", spec.group);
+  if (IsQuantized(spec.values)) name += fmt::format("/{}", spec.group);
   if (spec.format == FormatId::kNm) name += fmt::format(" {}:{}", spec.keep_n, spec.of_m);
   return name;
 }
 
 Result<WeightSpec> ParseSpec(std::string_view text) {
   const Status error = InvalidArgument(
-      "weight format \"{}\": expected something like dense-bf16, dense-i8/128, bitmask-i8, "
+      "weight format \"{}\": expected something like dense-bf16, dense-i8/128, bitmask-i4, "
       "\"nm-bf16 2:4\"",
       text);
   const size_t dash = text.find('-');
@@ -89,9 +97,9 @@ Result<WeightSpec> ParseSpec(std::string_view text) {
   const std::optional<ValueType> values = ParseValueType(rest.substr(0, end));
   if (!found || !values) return error;
   spec.values = *values;
-  if (spec.format == FormatId::kDense && spec.values == ValueType::kI8)
+  if (spec.format == FormatId::kDense && IsQuantized(spec.values))
     spec.format = FormatId::kDensePanel;
-  if (spec.values == ValueType::kI8) spec.group = kDefaultGroup;
+  if (IsQuantized(spec.values)) spec.group = kDefaultGroup;
   rest = end == std::string_view::npos ? std::string_view() : rest.substr(end);
   while (!rest.empty()) {
     if (TakePrefix(&rest, "/")) {
@@ -112,20 +120,28 @@ Result<WeightSpec> ParseSpec(std::string_view text) {
 Status ValidateSpec(const WeightSpec& spec) {
   if (static_cast<size_t>(spec.format) >= std::size(kFormats))
     return InvalidArgument("unknown weight format {}", static_cast<int>(spec.format));
-  if (spec.values > ValueType::kI8)
+  if (spec.values > ValueType::kU4)
     return InvalidArgument("unknown value type {}", static_cast<int>(spec.values));
-  const bool i8 = spec.values == ValueType::kI8;
-  bool known = i8 || spec.values == ValueType::kBf16;
-  if (spec.format == FormatId::kDense) known = !i8;
-  if (spec.format == FormatId::kDensePanel) known = i8;
+  const bool quantized = IsQuantized(spec.values);
+  bool known = quantized || spec.values == ValueType::kBf16;
+  if (spec.format == FormatId::kDense) known = !quantized;
+  if (spec.format == FormatId::kDensePanel) known = quantized;
   if (!known) {
     return InvalidArgument("format {} has no values of type {}", FormatName(spec.format),
                            ValueTypeName(spec.values));
   }
-  if (i8 ? spec.group <= 0 || spec.group % kBlockCols != 0 || spec.group > kMaxWeightDim
-         : spec.group != 0) {
+  bool group_fits = spec.group == 0;
+  const char* expected = "0";
+  if (spec.values == ValueType::kI8) {
+    group_fits = spec.group > 0 && spec.group % kBlockCols == 0 && spec.group <= kMaxWeightDim;
+    expected = "a positive multiple of 32";
+  } else if (quantized) {
+    group_fits = spec.group == 32 || spec.group == 64 || spec.group == 128;
+    expected = "32, 64 or 128";
+  }
+  if (!group_fits) {
     return InvalidArgument("group of {} inputs for {} values; expected {}", spec.group,
-                           ValueTypeName(spec.values), i8 ? "a positive multiple of 32" : "0");
+                           ValueTypeName(spec.values), expected);
   }
   if (spec.format == FormatId::kNm) {
     const bool divides = spec.of_m >= 2 && spec.of_m <= kBlockCols && kBlockCols % spec.of_m == 0;
@@ -170,17 +186,69 @@ uint64_t AnalyzeWeight(const WeightSpec& spec, int64_t rows, int64_t cols, int64
 }
 
 Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols,
-                                const RowReader& reader) {
+                                const RowReader& reader, const QuantGrid* grid) {
   HARROW_RETURN_IF_ERROR(ValidateSpec(spec));
   HARROW_RETURN_IF_ERROR(ValidateWeightShape(rows, cols));
-  return OpsOf(spec.format).pack(spec, rows, cols, reader);
+  if (grid != nullptr) HARROW_RETURN_IF_ERROR(ValidateGrid(*grid, spec, rows, cols));
+  return OpsOf(spec.format).pack(spec, rows, cols, reader, grid);
 }
 
-Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols,
-                                const float* w) {
-  return PackWeight(spec, rows, cols, [w, cols](int64_t row, float* out) {
+Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols, const float* w,
+                                const QuantGrid* grid) {
+  const RowReader reader = [w, cols](int64_t row, float* out) {
     std::memcpy(out, w + row * cols, static_cast<size_t>(cols) * sizeof(float));
-  });
+  };
+  return PackWeight(spec, rows, cols, reader, grid);
+}
+
+QuantGrid RtnGrid(const WeightSpec& spec, int64_t rows, int64_t cols, const float* w) {
+  HARROW_CHECK(IsQuantized(spec.values) && spec.group > 0);
+  QuantGrid grid;
+  grid.group = spec.group;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t begin = 0; begin < cols; begin += spec.group) {
+      const GroupGrid group = RtnGroupGrid(spec.values, w + row * cols + begin,
+                                           std::min<int64_t>(spec.group, cols - begin));
+      grid.scales.push_back(group.scale);
+      if (spec.values == ValueType::kU4) grid.zeros.push_back(group.zero);
+    }
+  }
+  return grid;
+}
+
+Status ValidateGrid(const QuantGrid& grid, const WeightSpec& spec, int64_t rows, int64_t cols) {
+  if (!IsQuantized(spec.values))
+    return InvalidArgument("{}: has no grid to be packed with", SpecName(spec));
+  if (grid.group != spec.group) {
+    return InvalidArgument("{}: a grid of groups of {} inputs", SpecName(spec), grid.group);
+  }
+  const int64_t groups = (cols + spec.group - 1) / spec.group;
+  const size_t count = static_cast<size_t>(rows * groups);
+  const bool asymmetric = spec.values == ValueType::kU4;
+  if (grid.scales.size() != count || grid.zeros.size() != (asymmetric ? count : 0)) {
+    return InvalidArgument(
+        "{} [{}, {}]: a grid of {} scales and {} zero points, expected {} and {}", SpecName(spec),
+        rows, cols, grid.scales.size(), grid.zeros.size(), count, asymmetric ? count : 0);
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const int64_t row = static_cast<int64_t>(i) / groups;
+    const int64_t group = static_cast<int64_t>(i) % groups;
+    const float scale = grid.scales[i];
+    const bool bf16 = std::isfinite(scale) && Bf16ToF32(F32ToBf16(scale)) == scale;
+    if (!bf16 || (scale < 0 && spec.values != ValueType::kI4)) {
+      return InvalidArgument("{}: the scale of row {}, group {} is {}; expected a {}bf16 value",
+                             SpecName(spec), row, group, scale,
+                             spec.values == ValueType::kI4 ? "" : "non-negative ");
+    }
+    if (!asymmetric) continue;
+    const float zero = grid.zeros[i];
+    if (!(zero >= 0 && zero <= 15 && zero == std::nearbyint(zero))) {
+      return InvalidArgument(
+          "{}: the zero point of row {}, group {} is {}; expected an integer 0 to 15",
+          SpecName(spec), row, group, zero);
+    }
+  }
+  return OkStatus();
 }
 
 void UnpackRows(const LinearWeight& weight, int64_t begin, int64_t end, float* out) {

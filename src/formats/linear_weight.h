@@ -16,6 +16,7 @@
 #include <string_view>
 
 #include "base/status.h"
+#include "formats/quant_grid.h"
 #include "tensor/tensor.h"
 
 namespace harrow {
@@ -26,26 +27,28 @@ enum class FormatId : uint8_t {
 #undef HARROW_FORMAT
 };
 
-// How a stored value is coded.
-enum class ValueType : uint8_t { kF32, kF16, kBf16, kI8 };
-std::string_view ValueTypeName(ValueType type);  // "f32" "f16" "bf16" "i8"
+// How a stored value is coded; quant_grid.h says what the quantized ones stand for.
+enum class ValueType : uint8_t { kF32, kF16, kBf16, kI8, kI4, kU4 };
+std::string_view ValueTypeName(ValueType type);  // "f32" "f16" "bf16" "i8" "i4" "u4"
 std::optional<ValueType> ParseValueType(std::string_view name);
 
 // Everything that fixes a layout, besides the shape.
 struct WeightSpec {
   FormatId format = FormatId::kDense;
   ValueType values = ValueType::kBf16;
-  int32_t group = 0;   // kI8: inputs that share a scale; a positive multiple of 32; 0 otherwise
+  int32_t group = 0;   // inputs that share a scale: kI8 a positive multiple of 32, kI4 and kU4
+                       // 32, 64 or 128; otherwise 0
   int32_t keep_n = 0;  // kNm: keep_n of every of_m consecutive inputs; 0 otherwise
   int32_t of_m = 0;
 
   bool operator==(const WeightSpec&) const = default;
 };
 
-// "dense-bf16", "dense-i8", "bitmask-bf16", "bitmask-i8", "nm-i8 2:4", ... ; group appended as
-// "/128" for i8.
+// "dense-bf16", "bitmask-bf16", "nm-bf16 2:4", ...; the group of quantized values as in
+// "dense-i8/128" or "nm-i4/64 2:4".
 std::string SpecName(const WeightSpec& spec);
-// Parses SpecName's form; the group defaults to 128 for i8. "int8" is accepted for "i8".
+// Parses SpecName's form; the group defaults to 128. "int8", "int4" and "uint4" are accepted for
+// "i8", "i4" and "u4".
 Result<WeightSpec> ParseSpec(std::string_view text);
 // Whether the spec is one that Harrow has (format x value type, group, N:M limits).
 Status ValidateSpec(const WeightSpec& spec);
@@ -70,9 +73,10 @@ struct FormatOps {
   // Bytes that Pack would produce, given the number of non-zeros. An estimate for bitmask, whose
   // panels are padded one by one.
   uint64_t (*analyze)(const WeightSpec&, int64_t rows, int64_t cols, int64_t nonzeros);
-  // Packs; fails on non-finite values (naming row and column) and on weights that do not fit the
-  // pattern.
-  Result<LinearWeight> (*pack)(const WeightSpec&, int64_t rows, int64_t cols, const RowReader&);
+  // Packs; fails on weights that are not finite, do not fit the pattern or are off the grid, naming
+  // row and column. The grid is as PackWeight says, and checked.
+  Result<LinearWeight> (*pack)(const WeightSpec&, int64_t rows, int64_t cols, const RowReader&,
+                               const QuantGrid* grid);
   // Exactly the values the kernels compute with (except that BF16 kernels may take weights and
   // activations below 2^-126 in magnitude for zero; masked formats are packed without such
   // weights), rows [begin, end), as float32 [end - begin, cols].
@@ -88,10 +92,21 @@ std::span<const FormatId> AllFormats();
 
 // Conveniences over OpsOf(...).
 uint64_t AnalyzeWeight(const WeightSpec& spec, int64_t rows, int64_t cols, int64_t nonzeros);
+//
+// Packs W as `reader` supplies it. Quantized values are rounded to the nearest code of `grid`,
+// whose scales are not changed; a weight that lies beyond the codes of its group is an error.
+// Without a grid it is RtnGrid(), and nothing lies beyond.
 Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols,
-                                const RowReader& reader);
-// Quantizes (kI8) and packs W [rows, cols] float32, row-major.
-Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols, const float* w);
+                                const RowReader& reader, const QuantGrid* grid = nullptr);
+// W [rows, cols] float32, row-major.
+Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols, const float* w,
+                                const QuantGrid* grid = nullptr);
+// The grid that PackWeight takes by itself: round to nearest, group by group. `spec` is valid and
+// has quantized values, W [rows, cols] is finite.
+QuantGrid RtnGrid(const WeightSpec& spec, int64_t rows, int64_t cols, const float* w);
+// Whether PackWeight can use the grid: its group and sizes fit; scales are finite bf16 values,
+// negative for kI4 only; zeros are there for kU4 only, integers 0 .. 15.
+Status ValidateGrid(const QuantGrid& grid, const WeightSpec& spec, int64_t rows, int64_t cols);
 void UnpackRows(const LinearWeight& weight, int64_t begin, int64_t end, float* out);
 Result<int64_t> ValidateWeight(const LinearWeight& weight);
 

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <vector>
 
-#include "formats/panel.h"
+#include "formats/panel_codec.h"
 
 namespace harrow {
 
@@ -36,9 +36,10 @@ inline int64_t CountBits(const BlockMask& mask) {
   return static_cast<int64_t>(halves * 0x0001000100010001u >> 48);
 }
 
+// Appends the mask and the codes that it names; the rest of a last half byte is 0.
 inline void EncodeMasked(ValueType values, const BlockMask& mask, const uint16_t* codes,
                          std::vector<std::byte>* out) {
-  const size_t width = values == ValueType::kI8 ? 1 : 2;
+  const size_t width = values == ValueType::kBf16 ? 2 : 1;
   // Every code is written and only stored ones are kept: no branch to mispredict.
   std::byte stored[kBlockWeights * 2];
   size_t bytes = 0;
@@ -46,23 +47,56 @@ inline void EncodeMasked(ValueType values, const BlockMask& mask, const uint16_t
     std::memcpy(stored + bytes, &codes[i], width);  // little endian: the low byte comes first
     bytes += mask.Bit(i) ? width : 0;
   }
+  if (CodeBits(values) == 4) {
+    stored[bytes] = std::byte{0};
+    bytes = (bytes + 1) / 2;
+    for (size_t i = 0; i < bytes; ++i)
+      stored[i] = stored[2 * i] | stored[2 * i + 1] << 4;
+  }
   const std::byte* masks = reinterpret_cast<const std::byte*>(mask.words);
   out->insert(out->end(), masks, masks + sizeof(mask.words));
   out->insert(out->end(), stored, stored + bytes);
 }
 
-inline const std::byte* DecodeMasked(ValueType values, const std::byte* in, uint16_t* codes) {
+// `zeros`: the code of each row for weights that are not stored.
+inline const std::byte* DecodeMasked(ValueType values, const std::byte* in, const uint16_t* zeros,
+                                     uint16_t* codes) {
   const BlockMask mask = LoadMask(in);
   in += sizeof(mask.words);
-  const size_t width = values == ValueType::kI8 ? 1 : 2;
+  const int64_t bits = CodeBits(values);
+  const int64_t cell = CellOf(values);
+  int64_t stored = 0;
   for (int64_t i = 0; i < kBlockWeights; ++i) {
-    codes[i] = ZeroCode(values);
-    if (!mask.Bit(i)) continue;
+    if (!mask.Bit(i)) {
+      codes[i] = zeros[BlockLane(i, cell)];
+      continue;
+    }
     codes[i] = 0;
-    std::memcpy(&codes[i], in, width);
-    in += width;
+    if (bits == 4) {
+      codes[i] = static_cast<uint16_t>(static_cast<int>(in[stored / 2]) >> (stored % 2 * 4) & 0xf);
+    } else {
+      std::memcpy(&codes[i], in + stored * bits / 8, static_cast<size_t>(bits / 8));
+    }
+    ++stored;
   }
-  return in;
+  return in + CodeBytes(values, stored);
+}
+
+// Of the block at `in`, whose mask has `stored` bits and whose codes are all there. A padding half
+// byte that is not 0 counts as invalid.
+inline CodeCount CountMasked(ValueType values, const std::byte* in, int64_t stored,
+                             const uint16_t* zeros) {
+  CodeCount count;
+  if (values == ValueType::kU4) {
+    uint16_t codes[kBlockWeights];
+    DecodeMasked(values, in, zeros, codes);
+    count.zeros = stored - CountBlock(codes, zeros, values, kPanelRows, kBlockCols).nonzeros;
+  } else {
+    count = CountCodes(values, in + kMaskBytes, stored);
+  }
+  if (CodeBits(values) == 4 && stored % 2 != 0)
+    count.invalid += static_cast<int>(in[kMaskBytes + stored / 2]) > 0xf;
+  return count;
 }
 
 }  // namespace harrow

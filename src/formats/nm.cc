@@ -1,18 +1,16 @@
 // kNm: keep N of every M inputs. A block as in bitmask, but with exactly N bits set in each group
 // of M inputs of a row, so that every block has the same size. docs/formats/nm.md
 #include "formats/mask_codec.h"
-#include "formats/panel_codec.h"
 
 namespace harrow {
 namespace {
 
 // Whether each row has exactly keep_n bits in each group of of_m inputs.
 //
-// The mask is a sequence of fields, one per row and cell (4 bits for i8, 2 for bf16), unit after
+// The mask is a sequence of fields, one per row and cell (2 bits for bf16, else 4), unit after
 // unit. Groups that fit in a cell are fields or parts of them; longer ones add up the same field of
 // consecutive units.
 bool HasExactCounts(const WeightSpec& spec, const BlockMask& mask) {
-  const bool i8 = spec.values == ValueType::kI8;
   constexpr uint64_t kOnes2 = 0x5555555555555555u;
   constexpr uint64_t kTwos = 0x3333333333333333u;
   constexpr uint64_t kNibbles = 0x0f0f0f0f0f0f0f0fu;
@@ -24,7 +22,7 @@ bool HasExactCounts(const WeightSpec& spec, const BlockMask& mask) {
     }
     return true;
   }
-  if (i8) {
+  if (CellOf(spec.values) == 4) {
     // One unit a word, one nibble a row; even and odd rows apart so that sums of up to 8 units fit
     // a byte.
     const int units = spec.of_m / 4;
@@ -63,17 +61,16 @@ struct NmCodec {
   static uint64_t BlocksBytes(const WeightSpec& spec, int64_t count, int64_t) {
     return static_cast<uint64_t>(count * BlockStride(spec));
   }
-  static int64_t Encode(const WeightSpec& spec, const uint16_t* codes,
+  static int64_t Encode(const WeightSpec& spec, const uint16_t* codes, const uint16_t* zeros,
                         std::vector<std::byte>* out) {
-    const int64_t cell = spec.values == ValueType::kI8 ? 4 : 2;
-    const uint16_t zero = ZeroCode(spec.values);
+    const int64_t cell = CellOf(spec.values);
     BlockMask mask;
     for (int64_t row = 0; row < kPanelRows; ++row) {
       for (int64_t group = 0; group < kBlockCols; group += spec.of_m) {
         int kept = 0;
         for (int64_t c = group; c < group + spec.of_m; ++c) {
           const int64_t at = BlockPosition(row, c, cell);
-          if (codes[at] == zero) continue;
+          if (codes[at] == zeros[row]) continue;
           if (kept == spec.keep_n) return at;
           mask.Set(at);
           ++kept;
@@ -89,16 +86,17 @@ struct NmCodec {
     EncodeMasked(spec.values, mask, codes, out);
     return -1;
   }
-  static const std::byte* Decode(const WeightSpec& spec, const std::byte* in, uint16_t* codes) {
-    return DecodeMasked(spec.values, in, codes);
+  static const std::byte* Decode(const WeightSpec& spec, const std::byte* in, const uint16_t* zeros,
+                                 uint16_t* codes) {
+    return DecodeMasked(spec.values, in, zeros, codes);
   }
   static int64_t Check(const WeightSpec& spec, const std::byte* in, uint64_t available,
-                       int64_t* nonzeros) {
+                       const uint16_t* zeros, int64_t* nonzeros) {
     const int64_t stored = kBlockWeights / spec.of_m * spec.keep_n;
     const int64_t bytes = BlockStride(spec);
     if (available < static_cast<uint64_t>(bytes)) return -1;
     if (!HasExactCounts(spec, LoadMask(in))) return -1;
-    const CodeCount count = CountCodes(spec.values, in + kMaskBytes, stored);
+    const CodeCount count = CountMasked(spec.values, in, stored, zeros);
     if (count.invalid > 0) return -1;
     *nonzeros += stored - count.zeros;
     return bytes;
@@ -106,13 +104,13 @@ struct NmCodec {
 };
 
 Result<LinearWeight> PackNm(const WeightSpec& spec, int64_t rows, int64_t cols,
-                            const RowReader& reader) {
+                            const RowReader& reader, const QuantGrid* grid) {
   HARROW_RETURN_IF_ERROR(ValidateSpec(spec));
   if (cols % spec.of_m != 0) {
     return InvalidArgument("{}: {} columns are not a multiple of {}", SpecName(spec), cols,
                            spec.of_m);
   }
-  return PackPanels<NmCodec>(spec, rows, cols, reader);
+  return PackPanels<NmCodec>(spec, rows, cols, reader, grid);
 }
 
 Result<int64_t> ValidateNm(const LinearWeight& weight) {

@@ -1,6 +1,6 @@
 #include "formats/panel.h"
 
-#include <bit>
+#include <algorithm>
 #include <cmath>
 
 #include "formats/panel_codec.h"
@@ -10,12 +10,6 @@ namespace {
 
 int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
-}
-
-// The smallest bf16 that is not below `value` (finite, >= 0).
-uint16_t Bf16RoundedUp(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  return static_cast<uint16_t>((bits >> 16) + ((bits & 0xffffu) != 0 ? 1 : 0));
 }
 
 bool IsFiniteBf16(uint16_t bits) {
@@ -30,22 +24,22 @@ PanelGeometry GeometryOf(const WeightSpec& spec, int64_t rows, int64_t cols) {
   g.cols = cols;
   g.panels = (rows + kPanelRows - 1) / kPanelRows;
   g.blocks = (cols + kBlockCols - 1) / kBlockCols;
-  g.value_bytes = spec.values == ValueType::kI8 ? 1 : 2;
-  g.cell = 4 / g.value_bytes;
-  if (spec.values == ValueType::kI8) {
+  g.cell = CellOf(spec.values);
+  if (IsQuantized(spec.values)) {
     g.groups = (cols + spec.group - 1) / spec.group;
     g.group_blocks = spec.group / kBlockCols;
-    g.scale_bytes = RoundUp(g.groups * kPanelRows * 2, kPanelAlign);
+    const int64_t zero_bytes = spec.values == ValueType::kU4 ? g.groups * kPanelRows : 0;
+    g.scale_bytes = RoundUp(g.zeros_at() + zero_bytes, kPanelAlign);
   }
   g.header_bytes = static_cast<uint64_t>(RoundUp((g.panels + 1) * 8, kPanelAlign));
   return g;
 }
 
 int64_t BlockStride(const WeightSpec& spec) {
-  const int64_t value_bytes = spec.values == ValueType::kI8 ? 1 : 2;
   switch (spec.format) {
-    case FormatId::kDensePanel: return kBlockWeights * value_bytes;
-    case FormatId::kNm: return kMaskBytes + kBlockWeights / spec.of_m * spec.keep_n * value_bytes;
+    case FormatId::kDensePanel: return CodeBytes(spec.values, kBlockWeights);
+    case FormatId::kNm:
+      return kMaskBytes + CodeBytes(spec.values, kBlockWeights / spec.of_m * spec.keep_n);
     default: return 0;
   }
 }
@@ -65,17 +59,28 @@ Status ValidateWeightShape(int64_t rows, int64_t cols) {
   return OkStatus();
 }
 
-PanelBuilder::PanelBuilder(const WeightSpec& spec, const PanelGeometry& geometry)
+void LoadZeroCodes(const WeightSpec& spec, const PanelGeometry& g, const std::byte* panel,
+                   int64_t block, uint16_t* zeros) {
+  std::fill_n(zeros, kPanelRows, ZeroCode(spec.values));
+  if (spec.values != ValueType::kU4) return;
+  const std::byte* from = panel + g.zeros_at() + block / g.group_blocks * kPanelRows;
+  for (int64_t lane = 0; lane < kPanelRows; ++lane)
+    zeros[lane] = static_cast<uint16_t>(from[lane]);
+}
+
+PanelBuilder::PanelBuilder(const WeightSpec& spec, const PanelGeometry& geometry,
+                           const QuantGrid* grid)
     : spec_(spec),
       geometry_(geometry),
+      grid_(grid),
       row_(static_cast<size_t>(geometry.blocks * kBlockCols)),
       codes_(static_cast<size_t>(geometry.blocks * kBlockWeights)),
-      scales_(static_cast<size_t>(geometry.scale_bytes / 2)) {}
+      head_(static_cast<size_t>(geometry.scale_bytes)) {}
 
 Status PanelBuilder::Load(int64_t panel, const RowReader& reader) {
   const PanelGeometry& g = geometry_;
   std::fill(codes_.begin(), codes_.end(), ZeroCode(spec_.values));
-  std::fill(scales_.begin(), scales_.end(), uint16_t{0});
+  std::fill(head_.begin(), head_.end(), std::byte{0});
   for (int64_t lane = 0; lane < kPanelRows && panel * kPanelRows + lane < g.rows; ++lane) {
     const int64_t row = panel * kPanelRows + lane;
     reader(row, row_.data());
@@ -85,54 +90,90 @@ Status PanelBuilder::Load(int64_t panel, const RowReader& reader) {
         return Error(StatusCode::kNumerical, "row {}, column {}: the weight is {}", row, c, value);
       }
     }
-    if (spec_.values == ValueType::kI8) {
-      for (int64_t group = 0; group < g.groups; ++group) {
-        const int64_t begin = group * spec_.group;
-        const int64_t end = std::min<int64_t>(g.cols, begin + spec_.group);
-        float largest = 0;
-        for (int64_t c = begin; c < end; ++c)
-          largest = std::max(largest, std::fabs(row_[static_cast<size_t>(c)]));
-        const uint16_t bits = Bf16RoundedUp(largest / 127.0f);
-        const float scale = Bf16ToF32(bits);
-        scales_[static_cast<size_t>(group * kPanelRows + lane)] = bits;
-        if (scale == 0) continue;
-        for (int64_t c = begin; c < end; ++c) {
-          const int q = static_cast<int>(std::nearbyint(row_[static_cast<size_t>(c)] / scale));
-          codes_[static_cast<size_t>(c / kBlockCols * kBlockWeights +
-                                     BlockPosition(lane, c % kBlockCols, g.cell))] =
-              static_cast<uint16_t>(std::clamp(q, -127, 127) + 128);
-        }
-      }
-    } else {
-      for (int64_t c = 0; c < g.cols; ++c) {
-        uint16_t bits = F32ToBf16(row_[static_cast<size_t>(c)]);
-        if (!IsFiniteBf16(bits)) {
-          return Error(StatusCode::kNumerical, "row {}, column {}: {} overflows bf16", row, c,
-                       row_[static_cast<size_t>(c)]);
-        }
-        // Zero is one code. Subnormals go too: vdpbf16ps takes them for zero.
-        if ((bits & 0x7f80u) == 0) bits = 0;
-        codes_[static_cast<size_t>(c / kBlockCols * kBlockWeights +
-                                   BlockPosition(lane, c % kBlockCols, g.cell))] = bits;
-      }
+    HARROW_RETURN_IF_ERROR(IsQuantized(spec_.values) ? Quantize(row, lane)
+                                                     : RoundToBf16(row, lane));
+  }
+  return OkStatus();
+}
+
+uint16_t* PanelBuilder::CodeAt(int64_t lane, int64_t col) {
+  return &codes_[static_cast<size_t>(col / kBlockCols * kBlockWeights +
+                                     BlockPosition(lane, col % kBlockCols, geometry_.cell))];
+}
+
+Status PanelBuilder::RoundToBf16(int64_t row, int64_t lane) {
+  for (int64_t c = 0; c < geometry_.cols; ++c) {
+    uint16_t bits = F32ToBf16(row_[static_cast<size_t>(c)]);
+    if (!IsFiniteBf16(bits)) {
+      return Error(StatusCode::kNumerical, "row {}, column {}: {} overflows bf16", row, c,
+                   row_[static_cast<size_t>(c)]);
     }
+    // Zero is one code. Subnormals go too: vdpbf16ps takes them for zero.
+    if ((bits & 0x7f80u) == 0) bits = 0;
+    *CodeAt(lane, c) = bits;
+  }
+  return OkStatus();
+}
+
+Status PanelBuilder::Quantize(int64_t row, int64_t lane) {
+  const PanelGeometry& g = geometry_;
+  const bool u4 = spec_.values == ValueType::kU4;
+  const CodeRange range = CodeRangeOf(spec_.values);
+  const int32_t offset = u4 ? 0 : ZeroCode(spec_.values);
+  for (int64_t group = 0; group < g.groups; ++group) {
+    const int64_t begin = group * spec_.group;
+    const int64_t end = std::min<int64_t>(g.cols, begin + spec_.group);
+    GroupGrid grid;
+    if (grid_ == nullptr) {
+      grid = RtnGroupGrid(spec_.values, row_.data() + begin, end - begin);
+    } else {
+      const size_t at = static_cast<size_t>(row * g.groups + group);
+      grid.scale = grid_->scales[at];
+      if (u4) grid.zero = grid_->zeros[at];
+    }
+    const uint16_t scale = F32ToBf16(grid.scale + 0.0f);  // no -0.0
+    std::memcpy(&head_[static_cast<size_t>((group * kPanelRows + lane) * 2)], &scale, 2);
+    if (u4) {
+      head_[static_cast<size_t>(g.zeros_at() + group * kPanelRows + lane)] =
+          static_cast<std::byte>(grid.zero);
+    }
+    for (int64_t c = begin; c < end; ++c) {
+      const float value = row_[static_cast<size_t>(c)];
+      const int32_t code = NearestCode(spec_.values, grid, value);
+      if (grid_ != nullptr) {
+        // In units of the scale; NaN where the scale and the weight are 0.
+        const float beyond = value / grid.scale + grid.zero;
+        if (std::nearbyint(beyond) < static_cast<float>(range.low) ||
+            std::nearbyint(beyond) > static_cast<float>(range.high)) {
+          return InvalidArgument(
+              "row {}, column {}: the weight {} is outside its grid of scale {} and zero point {}",
+              row, c, value, grid.scale, grid.zero);
+        }
+      }
+      if (!std::isfinite(ValueOfCode(grid, code))) {
+        return Error(StatusCode::kNumerical, "row {}, column {}: {} overflows float32 as {}", row,
+                     c, value, ValueTypeName(spec_.values));
+      }
+      *CodeAt(lane, c) = static_cast<uint16_t>(code + offset);
+    }
+    // Inputs past the end count as zeros of the last group.
+    for (int64_t c = end; u4 && group + 1 == g.groups && c < g.blocks * kBlockCols; ++c)
+      *CodeAt(lane, c) = static_cast<uint16_t>(grid.zero);
   }
   return OkStatus();
 }
 
 void PanelBuilder::AppendScales(std::vector<std::byte>* out) const {
-  const size_t at = out->size();
-  out->resize(at + scales_.size() * 2);
-  if (!scales_.empty()) std::memcpy(out->data() + at, scales_.data(), scales_.size() * 2);
+  out->insert(out->end(), head_.begin(), head_.end());
 }
 
-BlockCount CountBlock(const uint16_t* codes, ValueType values, int64_t rows, int64_t cols) {
-  const int64_t cell = values == ValueType::kI8 ? 4 : 2;
-  const uint16_t zero = ZeroCode(values);
+BlockCount CountBlock(const uint16_t* codes, const uint16_t* zeros, ValueType values, int64_t rows,
+                      int64_t cols) {
+  const int64_t cell = CellOf(values);
   BlockCount count;
   for (int64_t r = 0; r < kPanelRows; ++r) {
     for (int64_t c = 0; c < kBlockCols; ++c) {
-      if (codes[BlockPosition(r, c, cell)] == zero) continue;
+      if (codes[BlockPosition(r, c, cell)] == zeros[r]) continue;
       if (r < rows && c < cols) {
         ++count.nonzeros;
       } else {
@@ -147,18 +188,30 @@ CodeCount CountCodes(ValueType values, const std::byte* in, int64_t count) {
   // As narrow as the codes, so that whole vectors of them are counted; a block has at most 512.
   uint16_t zeros = 0;
   uint16_t invalid = 0;
-  if (values == ValueType::kI8) {
-    for (int64_t i = 0; i < count; ++i) {
-      zeros = static_cast<uint16_t>(zeros + (in[i] == std::byte{128}));
-      invalid = static_cast<uint16_t>(invalid + (in[i] == std::byte{0}));
+  switch (values) {
+    case ValueType::kI8:
+      for (int64_t i = 0; i < count; ++i) {
+        zeros = static_cast<uint16_t>(zeros + (in[i] == std::byte{128}));
+        invalid = static_cast<uint16_t>(invalid + (in[i] == std::byte{0}));
+      }
+      break;
+    case ValueType::kI4: {
+      constexpr std::byte kLow{0x0f};
+      constexpr std::byte kHigh{0xf0};
+      for (int64_t i = 0; i < count / 2; ++i) {
+        zeros = static_cast<uint16_t>(zeros + ((in[i] & kLow) == std::byte{8}));
+        zeros = static_cast<uint16_t>(zeros + ((in[i] & kHigh) == std::byte{128}));
+      }
+      if (count % 2 != 0) zeros += (in[count / 2] & kLow) == std::byte{8};
+      break;
     }
-  } else {
-    for (int64_t i = 0; i < count; ++i) {
-      uint16_t code;
-      std::memcpy(&code, in + 2 * i, sizeof(code));
-      zeros = static_cast<uint16_t>(zeros + (code == 0));
-      invalid = static_cast<uint16_t>(invalid + (!IsFiniteBf16(code) | (code == 0x8000u)));
-    }
+    default:
+      for (int64_t i = 0; i < count; ++i) {
+        uint16_t code;
+        std::memcpy(&code, in + 2 * i, sizeof(code));
+        zeros = static_cast<uint16_t>(zeros + (code == 0));
+        invalid = static_cast<uint16_t>(invalid + (!IsFiniteBf16(code) | (code == 0x8000u)));
+      }
   }
   return {zeros, invalid};
 }
@@ -185,9 +238,18 @@ Status ValidatePanelFrame(const LinearWeight& weight, const PanelGeometry& g) {
     for (int64_t i = 0; i < g.groups * kPanelRows; ++i) {
       uint16_t bits;
       std::memcpy(&bits, scales + 2 * i, sizeof(bits));
-      if (!IsFiniteBf16(bits) || (bits & 0x8000u) != 0) {
+      const bool negative = (bits & 0x8000u) != 0;
+      const bool sign_fits = !negative || (weight.spec.values == ValueType::kI4 && bits != 0x8000u);
+      if (!IsFiniteBf16(bits) || !sign_fits) {
         return Corruption("{}: scale of row {}, group {} is {}", name,
                           p * kPanelRows + i % kPanelRows, i / kPanelRows, Bf16ToF32(bits));
+      }
+      if (weight.spec.values == ValueType::kU4) {
+        const int zero = static_cast<int>(scales[g.zeros_at() + i]);
+        if (zero > 15) {
+          return Corruption("{}: zero point of row {}, group {} is {}", name,
+                            p * kPanelRows + i % kPanelRows, i / kPanelRows, zero);
+        }
       }
     }
   }

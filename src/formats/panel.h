@@ -6,7 +6,8 @@
 // belongs to one output row. Rows are padded to a multiple of 16 and inputs to a multiple of 32
 // with zeros.
 //
-// A stored value is a code: the bits of a bf16, or a byte q + 128 with q in [-127, 127].
+// A stored value is a code: the bits of a bf16; a byte q + 128 with q in [-127, 127]; or 4 bits, q
+// + 8 (i4) or q + zero (u4), where q times the scale is the weight.
 #ifndef HARROW_FORMATS_PANEL_H_
 #define HARROW_FORMATS_PANEL_H_
 
@@ -33,12 +34,15 @@ struct PanelGeometry {
   int64_t cols = 0;
   int64_t panels = 0;        // ceil(rows / 16)
   int64_t blocks = 0;        // ceil(cols / 32), per panel
-  int64_t groups = 0;        // scale groups per row (i8), 0 for bf16
-  int64_t group_blocks = 0;  // blocks of a full group (i8)
-  int64_t value_bytes = 0;   // 1 or 2
-  int64_t cell = 0;          // inputs of a cell: 4 (i8) or 2 (bf16)
-  int64_t scale_bytes = 0;   // at the start of every panel, a multiple of 64
+  int64_t groups = 0;        // scale groups per row; 0 for bf16
+  int64_t group_blocks = 0;  // blocks of a full group
+  int64_t cell = 0;          // inputs of a cell: 2 for bf16, 4 for others
+  int64_t scale_bytes = 0;   // at the start of every panel: bf16 scales [groups][16], then (u4)
+                             // bytes zero[groups][16]; padded to a multiple of 64
   uint64_t header_bytes = 0;
+
+  // Where in a panel the zero points are (u4).
+  int64_t zeros_at() const { return groups * kPanelRows * 2; }
 };
 PanelGeometry GeometryOf(const WeightSpec& spec, int64_t rows, int64_t cols);
 
@@ -47,9 +51,26 @@ inline int64_t BlockPosition(int64_t row, int64_t col, int64_t cell) {
   return (col / cell) * (kPanelRows * cell) + row * cell + col % cell;
 }
 
-// The code that means 0.
+// The panel row of a position.
+inline int64_t BlockLane(int64_t position, int64_t cell) {
+  return (position >> (cell == 4 ? 2 : 1)) % kPanelRows;
+}
+
+// The code that means 0; for u4 under a scale of 0.
 inline uint16_t ZeroCode(ValueType values) {
-  return values == ValueType::kI8 ? 128 : 0;
+  return values == ValueType::kI8 ? 128 : values == ValueType::kI4 ? 8 : 0;
+}
+
+// Of a stored code: 4, 8 or 16.
+inline int64_t CodeBits(ValueType values) {
+  return values == ValueType::kBf16 ? 16 : values == ValueType::kI8 ? 8 : 4;
+}
+// Of `count` codes one behind the other.
+inline int64_t CodeBytes(ValueType values, int64_t count) {
+  return (count * CodeBits(values) + 7) / 8;
+}
+inline int64_t CellOf(ValueType values) {
+  return values == ValueType::kBf16 ? 2 : 4;
 }
 
 // Bytes of every block of a format whose blocks are all of one size (dense_panel, nm); 0 for

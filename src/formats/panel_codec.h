@@ -1,15 +1,18 @@
 // Pack, Unpack and Validate of every panel format, written once over a block codec. A codec is a
-// struct of static functions:
+// struct of static functions; `zeros` are the codes that mean 0, one for each row of the panel:
 //
 //   // Bytes of `count` blocks that hold `nonzeros` non-zero weights.
 //   uint64_t BlocksBytes(const WeightSpec&, int64_t count, int64_t nonzeros);
 //   // Appends one block of 512 codes. Returns -1, or the position of a weight that does not fit.
-//   int64_t Encode(const WeightSpec&, const uint16_t* codes, std::vector<std::byte>* out);
+//   int64_t Encode(const WeightSpec&, const uint16_t* codes, const uint16_t* zeros,
+//                  std::vector<std::byte>* out);
 //   // Expands the block at `in`; returns the end of it.
-//   const std::byte* Decode(const WeightSpec&, const std::byte* in, uint16_t* codes);
+//   const std::byte* Decode(const WeightSpec&, const std::byte* in, const uint16_t* zeros,
+//                           uint16_t* codes);
 //   // Bytes of the block at `in` when all of them lie within `available` and the block is well
 //   // formed, else -1. Adds to *nonzeros.
-//   int64_t Check(const WeightSpec&, const std::byte* in, uint64_t available, int64_t* nonzeros);
+//   int64_t Check(const WeightSpec&, const std::byte* in, uint64_t available,
+//                 const uint16_t* zeros, int64_t* nonzeros);
 #ifndef HARROW_FORMATS_PANEL_CODEC_H_
 #define HARROW_FORMATS_PANEL_CODEC_H_
 
@@ -24,22 +27,36 @@
 
 namespace harrow {
 
+// The codes that mean 0 in the 16 rows of a block. `panel` is where the panel begins.
+void LoadZeroCodes(const WeightSpec& spec, const PanelGeometry& geometry, const std::byte* panel,
+                   int64_t block, uint16_t* zeros);
+
 // One panel on its way into a blob: 16 rows of float32 turned into scales and codes.
 class PanelBuilder {
  public:
-  PanelBuilder(const WeightSpec& spec, const PanelGeometry& geometry);
+  // `grid` may be null: round to nearest.
+  PanelBuilder(const WeightSpec& spec, const PanelGeometry& geometry, const QuantGrid* grid);
   // Reads rows [panel * 16, ...) and fills the scales and codes. Fails on a value that is not
-  // finite, or that is not after rounding.
+  // finite, or not after rounding, or off the grid.
   Status Load(int64_t panel, const RowReader& reader);
+  // Scales and zero points, padded.
   void AppendScales(std::vector<std::byte>* out) const;
   const uint16_t* BlockCodes(int64_t block) const { return codes_.data() + block * kBlockWeights; }
+  void ZeroCodes(int64_t block, uint16_t* zeros) const {
+    LoadZeroCodes(spec_, geometry_, head_.data(), block, zeros);
+  }
 
  private:
+  uint16_t* CodeAt(int64_t lane, int64_t col);
+  Status RoundToBf16(int64_t row, int64_t lane);
+  Status Quantize(int64_t row, int64_t lane);
+
   WeightSpec spec_;
   PanelGeometry geometry_;
+  const QuantGrid* grid_;
   std::vector<float> row_;
-  std::vector<uint16_t> codes_;   // [blocks][512]
-  std::vector<uint16_t> scales_;  // bf16 [groups][16], padded to scale_bytes
+  std::vector<uint16_t> codes_;  // [blocks][512]
+  std::vector<std::byte> head_;  // [scale_bytes]
 };
 
 // Non-zero weights among the first `rows` x `cols` of a block, and whether all others are zero.
@@ -47,10 +64,11 @@ struct BlockCount {
   int64_t nonzeros = 0;
   bool padding_is_zero = true;
 };
-BlockCount CountBlock(const uint16_t* codes, ValueType values, int64_t rows, int64_t cols);
+BlockCount CountBlock(const uint16_t* codes, const uint16_t* zeros, ValueType values, int64_t rows,
+                      int64_t cols);
 
 // Codes among `count` <= 512 values that mean 0, and that do not occur (i8: 0; bf16: -0, infinities
-// and NaN).
+// and NaN). Not for u4, where the row decides what means 0.
 struct CodeCount {
   int64_t zeros = 0;
   int64_t invalid = 0;
@@ -60,10 +78,10 @@ CodeCount CountCodes(ValueType values, const std::byte* in, int64_t count);
 // The checks that do not depend on the codec: spec, shape, table, sizes, scales.
 Status ValidatePanelFrame(const LinearWeight& weight, const PanelGeometry& geometry);
 
-// float32 value of a code under a scale (1 for bf16).
-inline float DecodeValue(ValueType values, uint16_t code, float scale) {
-  return values == ValueType::kI8 ? static_cast<float>(static_cast<int>(code) - 128) * scale
-                                  : Bf16ToF32(code);
+// float32 value of a code under a scale, where `zero` is the code that means 0.
+inline float DecodeValue(ValueType values, uint16_t code, uint16_t zero, float scale) {
+  if (!IsQuantized(values)) return Bf16ToF32(code);
+  return ValueOfCode({scale, static_cast<float>(zero)}, code);
 }
 
 template <class Codec>
@@ -80,11 +98,12 @@ uint64_t AnalyzePanels(const WeightSpec& spec, int64_t rows, int64_t cols, int64
 
 template <class Codec>
 Result<LinearWeight> PackPanels(const WeightSpec& spec, int64_t rows, int64_t cols,
-                                const RowReader& reader) {
+                                const RowReader& reader, const QuantGrid* grid) {
   HARROW_RETURN_IF_ERROR(ValidateSpec(spec));
   HARROW_RETURN_IF_ERROR(ValidateWeightShape(rows, cols));
   const PanelGeometry g = GeometryOf(spec, rows, cols);
-  PanelBuilder panel(spec, g);
+  PanelBuilder panel(spec, g, grid);
+  uint16_t zeros[kPanelRows];
   std::vector<std::byte> blob(g.header_bytes);
   for (int64_t p = 0; p < g.panels; ++p) {
     const uint64_t offset = blob.size();
@@ -92,7 +111,8 @@ Result<LinearWeight> PackPanels(const WeightSpec& spec, int64_t rows, int64_t co
     HARROW_RETURN_IF_ERROR(panel.Load(p, reader));
     panel.AppendScales(&blob);
     for (int64_t b = 0; b < g.blocks; ++b) {
-      const int64_t bad = Codec::Encode(spec, panel.BlockCodes(b), &blob);
+      panel.ZeroCodes(b, zeros);
+      const int64_t bad = Codec::Encode(spec, panel.BlockCodes(b), zeros, &blob);
       if (bad >= 0) {
         const int64_t unit = kPanelRows * g.cell;
         const int64_t col = b * kBlockCols + bad / unit * g.cell + bad % g.cell;
@@ -120,13 +140,15 @@ void UnpackPanels(const LinearWeight& weight, int64_t begin, int64_t end, float*
   const WeightSpec& spec = weight.spec;
   const PanelGeometry g = GeometryOf(spec, weight.rows, weight.cols);
   uint16_t codes[kBlockWeights];
+  uint16_t zeros[kPanelRows];
   for (int64_t p = begin / kPanelRows; p * kPanelRows < end; ++p) {
     const std::byte* scales = weight.data.data() + PanelOffset(weight, p);
     const std::byte* in = scales + g.scale_bytes;
     const int64_t row_begin = std::max(begin, p * kPanelRows);
     const int64_t row_end = std::min(end, (p + 1) * kPanelRows);
     for (int64_t b = 0; b < g.blocks; ++b) {
-      in = Codec::Decode(spec, in, codes);
+      LoadZeroCodes(spec, g, scales, b, zeros);
+      in = Codec::Decode(spec, in, zeros, codes);
       const int64_t col_end = std::min(weight.cols - b * kBlockCols, kBlockCols);
       for (int64_t row = row_begin; row < row_end; ++row) {
         const int64_t lane = row - p * kPanelRows;
@@ -139,7 +161,8 @@ void UnpackPanels(const LinearWeight& weight, int64_t begin, int64_t end, float*
         }
         float* to = out + (row - begin) * weight.cols + b * kBlockCols;
         for (int64_t c = 0; c < col_end; ++c)
-          to[c] = DecodeValue(spec.values, codes[BlockPosition(lane, c, g.cell)], scale);
+          to[c] =
+              DecodeValue(spec.values, codes[BlockPosition(lane, c, g.cell)], zeros[lane], scale);
       }
     }
   }
@@ -153,15 +176,18 @@ Result<int64_t> ValidatePanels(const LinearWeight& weight) {
   HARROW_RETURN_IF_ERROR(ValidatePanelFrame(weight, g));
   int64_t total = 0;
   uint16_t codes[kBlockWeights];
+  uint16_t zeros[kPanelRows];
   for (int64_t p = 0; p < g.panels; ++p) {
-    const std::byte* in = weight.data.data() + PanelOffset(weight, p) + g.scale_bytes;
+    const std::byte* panel = weight.data.data() + PanelOffset(weight, p);
+    const std::byte* in = panel + g.scale_bytes;
     const std::byte* end = weight.data.data() + PanelOffset(weight, p + 1);
     const int64_t rows = std::min(weight.rows - p * kPanelRows, kPanelRows);
     for (int64_t b = 0; b < g.blocks; ++b) {
       const int64_t cols = std::min(weight.cols - b * kBlockCols, kBlockCols);
       int64_t nonzeros = 0;
+      LoadZeroCodes(weight.spec, g, panel, b, zeros);
       const int64_t bytes =
-          Codec::Check(weight.spec, in, static_cast<uint64_t>(end - in), &nonzeros);
+          Codec::Check(weight.spec, in, static_cast<uint64_t>(end - in), zeros, &nonzeros);
       if (bytes < 0) {
         return Corruption(
             "{}: panel {}, block {}: masks and values do not fit the format, are not "
@@ -169,8 +195,8 @@ Result<int64_t> ValidatePanels(const LinearWeight& weight) {
             SpecName(weight.spec), p, b);
       }
       if (rows < kPanelRows || cols < kBlockCols) {
-        Codec::Decode(weight.spec, in, codes);
-        const BlockCount count = CountBlock(codes, weight.spec.values, rows, cols);
+        Codec::Decode(weight.spec, in, zeros, codes);
+        const BlockCount count = CountBlock(codes, zeros, weight.spec.values, rows, cols);
         if (!count.padding_is_zero) {
           return Corruption("{}: panel {}, block {}: a weight outside [{}, {}] is not zero",
                             SpecName(weight.spec), p, b, weight.rows, weight.cols);

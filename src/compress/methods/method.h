@@ -16,6 +16,7 @@
 #include "base/thread_pool.h"
 #include "compress/option_reader.h"
 #include "compress/statistics.h"
+#include "formats/linear_weight.h"
 
 namespace harrow {
 
@@ -41,6 +42,14 @@ struct Pattern {
   bool operator==(const Pattern&) const = default;
 };
 
+// How a quantizer wants a weight stored.
+struct Quantization {
+  ValueType values = ValueType::kI8;  // a quantized one
+  int32_t group = 0;                  // inputs that share a scale
+  // That LayerWork::w lies on, [rows, cols] like it; null: round to nearest (RtnGrid) when stored.
+  std::shared_ptr<const QuantGrid> grid;
+};
+
 // One linear weight on its way through the steps of a recipe.
 struct LayerWork {
   std::string name;
@@ -60,8 +69,8 @@ struct LayerWork {
   Pattern pattern;  // that the zeros keep to
   std::optional<double> requested_sparsity;
   int64_t dead_columns = 0;
-  std::optional<double> damping;  // that was used
-  int32_t quant_group = 0;        // > 0: store as INT8 with this many inputs a scale
+  std::optional<double> damping;             // that was used
+  std::optional<Quantization> quantization;  // none: stored as floating point
   std::vector<std::string> warnings;
 
   bool Cancelled() const { return control != nullptr && control->Cancelled(); }

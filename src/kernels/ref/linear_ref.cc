@@ -14,6 +14,8 @@ XFormat LinearX(const WeightSpec& spec, int64_t) {
     case ValueType::kF16: format.element = XElement::kF32; break;
     case ValueType::kBf16: format.element = XElement::kF32RoundedToBf16; break;
     case ValueType::kI8:
+    case ValueType::kI4:
+    case ValueType::kU4:
       format.element = XElement::kI8;
       format.group = static_cast<int32_t>(ActivationGroup(spec.group));
       break;
