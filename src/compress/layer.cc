@@ -19,7 +19,7 @@ std::string MethodNames(const LayerPlan& plan) {
 }
 
 bool IsSparseFormat(const WeightSpec& spec) {
-  return spec.format == FormatId::kBitmask || spec.format == FormatId::kNm;
+  return spec.format != FormatId::kDense && spec.format != FormatId::kDensePanel;
 }
 
 // Rows that are held as float32 at a time where no step rewrites the weight.
@@ -68,6 +68,8 @@ Result<LayerWork> Unpack(const LinearLayer& layer, bool rewritten, int64_t* nonz
   }));
   if (layer.weight.spec.format == FormatId::kNm) {
     work.pattern.nm = NmPattern{layer.weight.spec.keep_n, layer.weight.spec.of_m};
+  } else if (layer.weight.spec.format == FormatId::kBlock) {
+    work.pattern.block = BlockShape{layer.weight.spec.block_rows, layer.weight.spec.block_cols};
   }
   return work;
 }

@@ -17,6 +17,8 @@
   void LinearBitmaskI8(const LinearTask& task) noexcept;    \
   void LinearNmBf16(const LinearTask& task) noexcept;       \
   void LinearNmI8(const LinearTask& task) noexcept;         \
+  void LinearBlockBf16(const LinearTask& task) noexcept;    \
+  void LinearBlockI8(const LinearTask& task) noexcept;      \
   }
 
 #if defined(__x86_64__)

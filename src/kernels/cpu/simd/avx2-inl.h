@@ -88,6 +88,9 @@ HARROW_INLINE I BroadcastI(const void* p) {
 HARROW_INLINE I AddI(I x, I y) {
   return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
 }
+HARROW_INLINE I SubI(I x, I y) {
+  return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
+}
 HARROW_INLINE F ToF(I v) {
   return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)};
 }
@@ -98,6 +101,9 @@ HARROW_INLINE UnitI8 LoadExpandedI8(const void* p) {
 HARROW_INLINE void StoreExpandedI8(void* p, UnitI8 v) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), v.a);
   _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, v.b);
+}
+HARROW_INLINE Unit LoadUnit(const void* p) {
+  return {Load32(p), Load32(After(p, 32))};
 }
 HARROW_INLINE UnitI8 LoadI8(const void* p) {
   const __m256i offset = _mm256_set1_epi8(-128);

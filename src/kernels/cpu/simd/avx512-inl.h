@@ -71,6 +71,9 @@ HARROW_INLINE I BroadcastI(const void* p) {
 HARROW_INLINE I AddI(I a, I b) {
   return _mm512_add_epi32(a, b);
 }
+HARROW_INLINE I SubI(I a, I b) {
+  return _mm512_sub_epi32(a, b);
+}
 HARROW_INLINE F ToF(I v) {
   return _mm512_cvtepi32_ps(v);
 }
@@ -83,6 +86,9 @@ HARROW_INLINE Unit AsUnit(F v) {
 }
 HARROW_INLINE void StoreUnit(void* p, Unit v) {
   _mm512_storeu_si512(p, v);
+}
+HARROW_INLINE Unit LoadUnit(const void* p) {
+  return _mm512_loadu_si512(p);
 }
 HARROW_INLINE UnitI8 LoadI8(const void* p) {
   return _mm512_loadu_si512(p);
@@ -97,6 +103,11 @@ HARROW_INLINE void StoreExpandedI8(void* p, UnitI8 v) {
 HARROW_INLINE I DotI8(I acc, UnitI8 w, I x) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
   return acc;
+}
+// Lane by lane acc + 128 * the sum of a cell, for the first `cells` cells at p.
+HARROW_INLINE I AddOffsets(I acc, const void* p, int cells) {
+  const __mmask16 lanes = static_cast<__mmask16>((1u << cells) - 1);
+  return DotI8(acc, _mm512_set1_epi8(-128), _mm512_maskz_loadu_epi32(lanes, p));
 }
 // The two inputs of each bf16 cell as float32.
 HARROW_INLINE F EvenBf16(Unit w) {
