@@ -12,8 +12,12 @@ struct StoredUnits {
   uint32_t* run_ends;       // units up to the end of each run (formats/block.h)
   int64_t runs;
   int64_t runs_per_scale;
-  uint32_t* columns;    // 16x1: the input of each slot of a unit; null otherwise
-  std::byte* gathered;  // 16x1: room for x
+  // For 16x1; null otherwise.
+  std::byte* gathered;  // room for x
+  uint32_t* columns;    // the input of each slot of a unit; null with one token
+  const std::byte* index;
+  int64_t run;  // inputs of a run
+  int64_t cols;
 };
 
 // One token block and where its results go.
@@ -30,6 +34,12 @@ HARROW_INLINE uint64_t IndexWord(const std::byte* index, int64_t i) {
   uint64_t word;
   __builtin_memcpy(&word, index + 8 * i, sizeof(word));
   return word;
+}
+// The bits of 16x1 blocks [col, col + 32).
+HARROW_INLINE uint32_t IndexBits(const std::byte* index, int64_t col) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, index + col / 8, sizeof(bits));
+  return bits;
 }
 
 // For blocks of whole units, kUnits of them.
@@ -53,34 +63,52 @@ void ListPlaces(const BlockGeometry& b, const std::byte* index, StoredUnits* s) 
     s->run_ends[run++] = static_cast<uint32_t>(next - s->places);
 }
 
-// For 16x1. Slots that fill up a unit repeat its last input; their weights are zero.
-template <int kSlots>
-HARROW_INLINE uint32_t* FillUnit(const uint32_t* columns, uint32_t* next) {
-  for (; (next - columns) % kSlots != 0; ++next)
-    *next = next[-1];
-  return next;
-}
+// For 16x1: units of each run, and the input of each slot. Slots that fill up a unit repeat its
+// last input; their weights are zero.
 template <int kSlots>
 void ListColumns(const BlockGeometry& b, const std::byte* index, StoredUnits* s) noexcept {
   uint32_t* next = s->columns;
-  int64_t run_end = b.run;
-  int64_t run = 0;
-  for (int64_t w = 0; w * 64 < b.bits; ++w) {
-    for (uint64_t bits = IndexWord(index, w); bits != 0; bits &= bits - 1) {
-      const int64_t column = w * 64 + __builtin_ctzll(bits);
-      for (; column >= run_end; run_end += b.run) {
-        next = FillUnit<kSlots>(s->columns, next);
-        s->run_ends[run++] = static_cast<uint32_t>(next - s->columns) / kSlots;
-      }
-      *next++ = static_cast<uint32_t>(column);
-    }
+  for (int64_t run = 0; run < b.runs; ++run) {
+    const int64_t end = (run + 1) * b.run < b.bits ? (run + 1) * b.run : b.bits;
+    for (int64_t col = run * b.run; col < end; col += kBlockCols)
+      next = AppendSetBits(next, static_cast<uint32_t>(col), IndexBits(index, col));
+    for (; (next - s->columns) % kSlots != 0; ++next)
+      *next = next[-1];
+    s->run_ends[run] = static_cast<uint32_t>(next - s->columns) / kSlots;
   }
-  next = FillUnit<kSlots>(s->columns, next);
-  const uint32_t units = static_cast<uint32_t>(next - s->columns) / kSlots;
-  while (run < b.runs)
-    s->run_ends[run++] = units;
-  for (uint32_t u = 0; u < units; ++u)
-    s->places[u] = u;
+}
+
+// For 16x1 and one token: only the units of each run.
+template <int kSlots>
+void CountColumns(const BlockGeometry& b, const std::byte* index, StoredUnits* s) noexcept {
+  uint32_t units = 0;
+  for (int64_t run = 0; run < b.runs; ++run) {
+    const int64_t end = (run + 1) * b.run < b.bits ? (run + 1) * b.run : b.bits;
+    int columns = 0;
+    for (int64_t col = run * b.run; col < end; col += kBlockCols)
+      columns += __builtin_popcount(IndexBits(index, col));
+    units += static_cast<uint32_t>((columns + kSlots - 1) / kSlots);
+    s->run_ends[run] = units;
+  }
+}
+
+// x of one token without the inputs that are not stored, `kInputBytes` each, and zeros where the
+// last unit of a run is filled up.
+template <int kInputBytes>
+HARROW_INLINE void CompressX(const StoredUnits& s, const std::byte* x) {
+  constexpr int64_t kUnitBytes = kInputBytes == 4 ? 8 : 4;
+  int64_t begin = 0;
+  for (int64_t run = 0; run < s.runs; ++run) {
+    std::byte* out = s.gathered + begin * kUnitBytes;
+    const int64_t end = (run + 1) * s.run < s.cols ? (run + 1) * s.run : s.cols;
+    for (int64_t col = run * s.run; col < end; col += kBlockCols) {
+      const uint32_t bits = IndexBits(s.index, col);
+      CompressInputs<kInputBytes>(x + col * kInputBytes, bits, out);
+      out += kInputBytes * __builtin_popcount(bits);
+    }
+    __builtin_memset(out, 0, kUnitBytes);
+    begin = s.run_ends[run];
+  }
 }
 
 // x of the slots of a unit, `kInputBytes` each: 4 (one input a cell), 2 or 1.
@@ -105,12 +133,18 @@ HARROW_INLINE void GatherUnit(const std::byte* x, const uint32_t* columns, std::
     __builtin_memcpy(out, cells, sizeof(cells));
   }
 }
-// Where the units of s find their x: gathered, if they have columns.
+// Where the units of s find their x: for 16x1 gathered, else x itself.
 template <int kInputBytes, int T>
 HARROW_INLINE const std::byte* PlacedX(const StoredUnits& s, const std::byte* x) {
   constexpr int kSlots = kInputBytes == 4 ? 2 : 4 / kInputBytes;
   constexpr int64_t kXBytes = kInputBytes == 4 ? 8 * T : 4 * T;
-  if (s.columns == nullptr) return x;
+  if (s.gathered == nullptr) return x;
+  if constexpr (T == 1) {
+    if (s.columns == nullptr) {
+      CompressX<kInputBytes>(s, x);
+      return s.gathered;
+    }
+  }
   const int64_t units = s.run_ends[s.runs - 1];
   for (int64_t u = 0; u < units; ++u)
     GatherUnit<kInputBytes, T>(x, s.columns + u * kSlots, s.gathered + u * kXBytes);
@@ -239,18 +273,29 @@ using BlockTokenCounts = std::make_integer_sequence<int, kBlockTokens>;
 
 // The lists of a task lie where other kernels have unpacked rows, behind the expanded units: 2 k
 // bytes of places, k / 8 of run ends, 4 k of columns and at most 48 k of gathered x.
-HARROW_INLINE StoredUnits ListsIn(std::byte* scratch, const BlockGeometry& b, int64_t k) {
+HARROW_INLINE StoredUnits ListsIn(std::byte* scratch, const BlockGeometry& b, int64_t k,
+                                  int64_t tokens) {
   const int64_t padded_k = (k + 63) / 64 * 64;
   std::byte* lists = scratch + 2 * kExpandUnits * 64;
   StoredUnits s = {};
   s.places = reinterpret_cast<uint32_t*>(lists);
   s.run_ends = reinterpret_cast<uint32_t*>(lists + 2 * padded_k);
   s.runs = b.runs;
-  if (b.block_cols == 1) {
-    s.columns = reinterpret_cast<uint32_t*>(lists + 3 * padded_k);
-    s.gathered = lists + 7 * padded_k;
-  }
+  if (b.block_cols > 1) return s;
+  if (tokens > 1) s.columns = reinterpret_cast<uint32_t*>(lists + 3 * padded_k);
+  s.gathered = lists + 7 * padded_k;
+  s.run = b.run;
+  s.cols = k;
+  for (int64_t i = 0; i < padded_k / 2; ++i)
+    s.places[i] = static_cast<uint32_t>(i);
   return s;
+}
+
+template <int kSlots>
+HARROW_INLINE ListFn ListOf(int64_t block_cols, int64_t tokens) {
+  if (block_cols == 16) return &ListPlaces<16 / kSlots>;
+  if (block_cols == 4) return &ListPlaces<4 / kSlots>;
+  return tokens > 1 ? &ListColumns<kSlots> : &CountColumns<kSlots>;
 }
 
 // kSlots: inputs of a unit.
@@ -260,11 +305,9 @@ HARROW_INLINE void RunBlocks(const LinearTask& task) {
   const PackedX& x = *task.x;
   const PanelGeometry g = GeometryOf(weight.spec, weight.rows, weight.cols);
   const BlockGeometry b = BlockGeometryOf(weight.spec, weight.cols);
-  const ListFn list = b.block_cols == 1   ? &ListColumns<kSlots>
-                      : b.block_cols == 4 ? &ListPlaces<4 / kSlots>
-                                          : &ListPlaces<16 / kSlots>;
+  const ListFn list = ListOf<kSlots>(b.block_cols, x.m);
   const int64_t head_bytes = g.scale_bytes + b.index_bytes;
-  StoredUnits s = ListsIn(task.scratch, b, weight.cols);
+  StoredUnits s = ListsIn(task.scratch, b, weight.cols, x.m);
   s.runs_per_scale = weight.spec.group / b.run;
   for (int64_t row = task.row_begin; row < task.row_end; row += kPanelRows) {
     const std::byte* panel = weight.data.data() + PanelOffset(weight, row / kPanelRows);
@@ -272,6 +315,7 @@ HARROW_INLINE void RunBlocks(const LinearTask& task) {
       FetchLater(panel + i);
     list(b, panel + g.scale_bytes, &s);
     s.scales = panel;
+    s.index = panel + g.scale_bytes;
     s.values = panel + head_bytes;
     for (int64_t block = 0; block < x.blocks; ++block) {
       const int64_t token = x.BlockBegin(block);

@@ -238,6 +238,19 @@ HARROW_INLINE UnitI8 ExpandI8(Background, const void* p, uint64_t mask) {
   return {_mm256_set_m128i(w1, w0), _mm256_set_m128i(w3, w2)};
 }
 
+HARROW_INLINE uint32_t* AppendSetBits(uint32_t* out, uint32_t first, uint32_t bits) {
+  for (; bits != 0; bits &= bits - 1)
+    *out++ = first + static_cast<uint32_t>(__builtin_ctz(bits));
+  return out;
+}
+template <int kInputBytes>
+HARROW_INLINE void CompressInputs(const std::byte* x, uint32_t bits, std::byte* out) {
+  for (; bits != 0; bits &= bits - 1) {
+    __builtin_memcpy(out, x + kInputBytes * __builtin_ctz(bits), kInputBytes);
+    out += kInputBytes;
+  }
+}
+
 // 8 rows x 8 columns of `rows` to 8 pieces of 32 bytes, 64 bytes apart at `out`.
 HARROW_INLINE void Transpose8x8(const __m256* rows, std::byte* out) {
   __m256 a[8];

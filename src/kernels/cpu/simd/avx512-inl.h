@@ -192,6 +192,36 @@ HARROW_INLINE UnitI8 ExpandI8(Background b, const void* p, uint64_t mask) {
   return _mm512_mask_expand_epi8(b.value, mask, Pinned(_mm512_loadu_si512(p)));
 }
 
+// Appends first + i for each bit i; returns the end. Writes up to 64 bytes more.
+HARROW_INLINE uint32_t* AppendSetBits(uint32_t* out, uint32_t first, uint32_t bits) {
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+#pragma GCC unroll 2
+  for (uint32_t half = 0; half < 32; half += 16) {
+    const __mmask16 mask = static_cast<__mmask16>(bits >> half);
+    const __m512i numbers =
+        _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(first + half)));
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(mask, numbers));
+    out += __builtin_popcount(mask);
+  }
+  return out;
+}
+// Of 32 inputs at x those that `bits` names, one behind the other. Writes up to 64 bytes more.
+template <int kInputBytes>
+HARROW_INLINE void CompressInputs(const std::byte* x, uint32_t bits, std::byte* out) {
+  if constexpr (kInputBytes == 1) {
+    const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_maskz_compress_epi8(bits, all));
+  } else if constexpr (kInputBytes == 2) {
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi16(bits, _mm512_loadu_si512(x)));
+  } else {
+    const __mmask16 low = static_cast<__mmask16>(bits);
+    const __mmask16 high = static_cast<__mmask16>(bits >> 16);
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(low, _mm512_loadu_si512(x)));
+    out += 4 * __builtin_popcount(low);
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(high, _mm512_loadu_si512(x + 64)));
+  }
+}
+
 // Transposes 16 rows of 16 four-byte elements to 16 units of 64 bytes at `out`. Row i is
 // load(rows[i]).
 template <class Loader>
