@@ -120,7 +120,9 @@ void Run(benchmark::State& state, const Case& c) {
   // Where arithmetic is the limit a smaller stack gives the same answer sooner.
   const int64_t bytes = c.m >= 64 ? g_stack_bytes / 16 : g_stack_bytes;
   const WeightSpec spec = ParseSpec(c.spec).value();
-  const std::string dense_name = spec.values == ValueType::kI8 ? "dense-i8/128" : "dense-bf16";
+  WeightSpec dense_spec = {FormatId::kDense, ValueType::kBf16};
+  if (IsQuantized(spec.values)) dense_spec = {FormatId::kDensePanel, spec.values, spec.group};
+  const std::string dense_name = SpecName(dense_spec);
   const std::shared_ptr<const Stack> dense = CachedStack(dense_name, 1.0, c.rows, c.cols, bytes);
   const std::shared_ptr<const Stack> stack = CachedStack(c.spec, c.density, c.rows, c.cols, bytes);
   Rng rng(2);
@@ -182,7 +184,9 @@ void RegisterAll() {
   const Format formats[] = {
       {"dense-bf16", 1},          {"bitmask-bf16", 0.5},      {"nm-bf16 2:4", 1},
       {"dense-i8/128", 1},        {"bitmask-i8/128", 0.5},    {"nm-i8/128 2:4", 1},
-      {"bitmask-bf16", 0.3},      {"bitmask-i8/128", 0.3},    {"block-bf16 16x1", 0.5},
+      {"bitmask-bf16", 0.3},      {"bitmask-i8/128", 0.3},    {"dense-i4/64", 1},
+      {"dense-u4/64", 1},         {"bitmask-i4/64", 0.5},     {"bitmask-u4/64", 0.5},
+      {"nm-i4/64 2:4", 1},        {"bitmask-i4/64", 0.3},     {"block-bf16 16x1", 0.5},
       {"block-bf16 16x1", 0.2},   {"block-bf16 16x16", 0.5},  {"block-bf16 16x16", 0.2},
       {"block-i8/128 16x1", 0.5}, {"block-i8/128 16x1", 0.2}, {"block-i8/128 16x16", 0.5},
       {"block-i8/128 16x16", 0.2}};

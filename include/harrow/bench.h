@@ -29,7 +29,7 @@ struct BenchOptions {
   template <class V>
   void Visit(V&& v) {
     v("shape", shape, "random weights in the shape of this config.json (file or directory)");
-    v("format", format, "weight format with --shape: dense-bf16, dense-i8, bitmask-i8, ...");
+    v("format", format, "weight format with --shape: dense-bf16, dense-i8, bitmask-i4/64, ...");
     v("density", density, "fraction of weights kept with --shape; N:M formats keep N / M",
       Limits{0.0001, 1});
     v("vs", vs,

@@ -178,7 +178,7 @@ struct LayerReport {
     v("relative_error", relative_error,
       "|X W'^T - X W^T|^2 / |X W^T|^2 on the calibration inputs, stored against original weight");
     v("spec", spec, "format it is stored in");
-    v("values", values, "stored values: f32, f16, bf16 or i8");
+    v("values", values, "stored values: f32, f16, bf16, i8, i4 or u4");
     v("rounded", rounded, "weights that BF16 storage rounded (source of more precision)");
     v("bytes_before", bytes_before, "bytes of the weight in the source");
     v("bytes", bytes, "bytes of the stored weight");

@@ -13,30 +13,28 @@ bool Always(const WeightSpec&) {
   return true;
 }
 
-// The ten entries of one tier.
-#define HARROW_TIER(tier, isa)                                                                     \
-  {"linear.dense_bf16." #tier, isa, Is<FormatId::kDense, ValueType::kBf16>, tier::LinearDenseX,    \
-   tier::LinearDenseBf16},                                                                         \
-      {"linear.dense_f16." #tier, isa, Is<FormatId::kDense, ValueType::kF16>, tier::LinearDenseX,  \
-       tier::LinearDenseF16},                                                                      \
-      {"linear.dense_f32." #tier, isa, Is<FormatId::kDense, ValueType::kF32>, tier::LinearDenseX,  \
-       tier::LinearDenseF32},                                                                      \
-      {"linear.dense_panel_i8." #tier, isa, Is<FormatId::kDensePanel, ValueType::kI8>,             \
-       tier::LinearI8X, tier::LinearDensePanelI8},                                                 \
-      {"linear.bitmask_bf16." #tier, isa, Is<FormatId::kBitmask, ValueType::kBf16>,                \
-       tier::LinearBf16X, tier::LinearBitmaskBf16},                                                \
-      {"linear.bitmask_i8." #tier, isa, Is<FormatId::kBitmask, ValueType::kI8>, tier::LinearI8X,   \
-       tier::LinearBitmaskI8},                                                                     \
-      {"linear.nm_bf16." #tier, isa, Is<FormatId::kNm, ValueType::kBf16>, tier::LinearBf16X,       \
-       tier::LinearNmBf16},                                                                        \
-      {"linear.nm_i8." #tier, isa, Is<FormatId::kNm, ValueType::kI8>, tier::LinearI8X,             \
-       tier::LinearNmI8},                                                                          \
-      {"linear.block_bf16." #tier, isa, Is<FormatId::kBlock, ValueType::kBf16>, tier::LinearBf16X, \
-       tier::LinearBlockBf16},                                                                     \
-  {                                                                                                \
-    "linear.block_i8." #tier, isa, Is<FormatId::kBlock, ValueType::kI8>, tier::LinearI8X,          \
-        tier::LinearBlockI8                                                                        \
-  }
+// One entry: the tier's `run` on weights of a format and value type.
+#define HARROW_ENTRY(tier, isa, name, format, values, x, run) \
+  { "linear." name "." #tier, isa, Is<FormatId::format, ValueType::values>, tier::x, tier::run }
+
+// The entries of one tier.
+#define HARROW_TIER(tier, isa)                                                                    \
+  HARROW_ENTRY(tier, isa, "dense_bf16", kDense, kBf16, LinearDenseX, LinearDenseBf16),            \
+      HARROW_ENTRY(tier, isa, "dense_f16", kDense, kF16, LinearDenseX, LinearDenseF16),           \
+      HARROW_ENTRY(tier, isa, "dense_f32", kDense, kF32, LinearDenseX, LinearDenseF32),           \
+      HARROW_ENTRY(tier, isa, "dense_panel_i8", kDensePanel, kI8, LinearI8X, LinearDensePanelI8), \
+      HARROW_ENTRY(tier, isa, "dense_panel_i4", kDensePanel, kI4, LinearI8X, LinearDensePanelI4), \
+      HARROW_ENTRY(tier, isa, "dense_panel_u4", kDensePanel, kU4, LinearI8X, LinearDensePanelU4), \
+      HARROW_ENTRY(tier, isa, "bitmask_bf16", kBitmask, kBf16, LinearBf16X, LinearBitmaskBf16),   \
+      HARROW_ENTRY(tier, isa, "bitmask_i8", kBitmask, kI8, LinearI8X, LinearBitmaskI8),           \
+      HARROW_ENTRY(tier, isa, "bitmask_i4", kBitmask, kI4, LinearI8X, LinearBitmaskI4),           \
+      HARROW_ENTRY(tier, isa, "bitmask_u4", kBitmask, kU4, LinearI8X, LinearBitmaskU4),           \
+      HARROW_ENTRY(tier, isa, "nm_bf16", kNm, kBf16, LinearBf16X, LinearNmBf16),                  \
+      HARROW_ENTRY(tier, isa, "nm_i8", kNm, kI8, LinearI8X, LinearNmI8),                          \
+      HARROW_ENTRY(tier, isa, "nm_i4", kNm, kI4, LinearI8X, LinearNmI4),                          \
+      HARROW_ENTRY(tier, isa, "nm_u4", kNm, kU4, LinearI8X, LinearNmU4),                          \
+      HARROW_ENTRY(tier, isa, "block_bf16", kBlock, kBf16, LinearBf16X, LinearBlockBf16),         \
+      HARROW_ENTRY(tier, isa, "block_i8", kBlock, kI8, LinearI8X, LinearBlockI8)
 
 constexpr LinearKernel kLinear[] = {
 #if defined(__x86_64__)

@@ -38,7 +38,7 @@ std::vector<double> RoundedX(const WeightSpec& spec, const std::vector<float>& x
   if (spec.values == ValueType::kBf16) {
     for (size_t i = 0; i < x.size(); ++i)
       out[i] = static_cast<double>(Bf16ToF32(F32ToBf16(x[i])));
-  } else if (spec.values == ValueType::kI8) {
+  } else if (IsQuantized(spec.values)) {
     const int64_t group = ActivationGroup(spec.group);
     std::vector<int8_t> q(static_cast<size_t>(group));
     for (size_t row = 0; row < x.size(); row += static_cast<size_t>(k)) {

@@ -14,25 +14,29 @@ namespace {
 
 // A multiple of the 16-row panels, so that the density of each panel block is that of the whole.
 constexpr int64_t kRepeatedRows = 64;
-// Smallest magnitude in standard deviations: large enough not to become 0 in int8.
-constexpr double kLeast = 0.05;
+// Smallest magnitude in standard deviations: large enough that values of this type do not round to
+// 0. The largest of millions of normal numbers is below 6, half a step of 4 bits below 6 / 16.
+double LeastMagnitude(ValueType values) {
+  return IsQuantized(values) && values != ValueType::kI8 ? 6.0 / 16 : 0.05;
+}
 
-float NonZeroNormal(Rng* rng) {
+float NonZeroNormal(double least, Rng* rng) {
   const double x = rng->Normal();
-  return static_cast<float>(std::copysign(std::max(std::fabs(x), kLeast), x));
+  return static_cast<float>(std::copysign(std::max(std::fabs(x), least), x));
 }
 
 // [kRepeatedRows, cols] with the spec's N:M pattern, round(density * blocks) of its blocks in each
 // panel, or exactly round(density * elements) non-zeros.
 std::vector<float> RandomRows(const WeightSpec& spec, int64_t cols, double density, Rng* rng) {
   const int64_t count = kRepeatedRows * cols;
+  const double least = LeastMagnitude(spec.values);
   const float scale = 1.0f / std::sqrt(static_cast<float>(cols));
   std::vector<float> w(static_cast<size_t>(count));
   // Selection sampling (Knuth, TAOCP 3.4.2, algorithm S) within each window.
   const auto fill = [&](int64_t begin, int64_t end, int64_t keep) {
     for (int64_t i = begin; i < end && keep > 0; ++i) {
       if (static_cast<int64_t>(rng->Below(static_cast<uint64_t>(end - i))) >= keep) continue;
-      w[static_cast<size_t>(i)] = NonZeroNormal(rng) * scale;
+      w[static_cast<size_t>(i)] = NonZeroNormal(least, rng) * scale;
       --keep;
     }
   };

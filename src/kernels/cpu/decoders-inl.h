@@ -1,4 +1,11 @@
 // From panel bytes to units in registers. Part of linear-inl.h.
+//
+// What decoders of bytes for DotI8 say of themselves, besides the number of units of a block:
+//   kDirect   the stored form is what DotI8 takes
+//   kFactor   what a unit's integers are too large by
+//   kZeros    rows have zero points; BeginGroup() is given those of the blocks that follow
+// The 4-bit ones yield 16 * (code - 8): shifted into the high half of its byte and seen as q + 128,
+// a code needs no other arithmetic. The zero points of u4 are brought in afterwards (ZeroShift).
 
 // The masked formats. A block is 512 mask bits, then the stored codes. `stride` is the size of
 // every block where that is fixed (nm), so that a block need not wait for the bit counts of the
@@ -6,18 +13,16 @@
 //
 // Where that wait is the limit (bitmask, few tokens) its length counts: the counts are added as a
 // tree, 0.90 ns a unit on Zen 5 where one after the other took 1.07.
-template <int kCodeBytes, bool kFixedStride>
+template <int kCodeBits, bool kFixedStride>
 struct MaskedBlocks {
   const std::byte* block;
   const std::byte* next;
   int64_t stride;
-  Background background;
   uint64_t offsets[8];  // in codes, of each mask word's first code
 
-  HARROW_INLINE void Begin(const std::byte* in, int64_t block_stride) {
+  HARROW_INLINE void BeginAt(const std::byte* in, int64_t block_stride) {
     next = in;
     stride = block_stride;
-    background = MakeBackground(kCodeBytes == 1 ? 128 : 0);
   }
   HARROW_INLINE uint64_t Word(int i) const {
     uint64_t word;
@@ -47,20 +52,29 @@ struct MaskedBlocks {
     } else {
       uint64_t total = first4 + (third2 + (Bits(6) + Bits(7)));
       __asm__("" : "+r"(total));  // keeps the compiler from chaining it behind offsets[7]
-      next = block + kMaskBytes + kCodeBytes * total;
+      next = block + kMaskBytes + ByteOf(kCodeBits == 4 ? total + 1 : total);
     }
   }
+  static HARROW_INLINE uint64_t ByteOf(uint64_t code) {
+    return kCodeBits == 4 ? code / 2 : code * (kCodeBits / 8);
+  }
+  // The byte where mask word i's codes begin.
   HARROW_INLINE const std::byte* Codes(int i) const {
-    return block + kMaskBytes + kCodeBytes * offsets[i];
+    return block + kMaskBytes + ByteOf(offsets[i]);
   }
   // Asks for what stands kFetchDistance after mask word i's codes, and `bytes` on.
   HARROW_INLINE void FetchAfter(int i, int64_t bytes) const { FetchLater(Codes(i) + bytes); }
 };
 
 template <bool kFixedStride>
-struct MaskedBf16 : MaskedBlocks<2, kFixedStride> {
+struct MaskedBf16 : MaskedBlocks<16, kFixedStride> {
   static constexpr int kUnits = 16;
+  Background background;
 
+  HARROW_INLINE void Begin(const std::byte* in, int64_t block_stride) {
+    this->BeginAt(in, block_stride);
+    background = MakeBackground(0);
+  }
   // A mask word's codes are up to two lines.
   HARROW_INLINE void Fetch(int u) const { this->FetchAfter(u / 2, u % 2 * 64); }
   HARROW_INLINE Unit Next(int u) {
@@ -74,10 +88,17 @@ struct MaskedBf16 : MaskedBlocks<2, kFixedStride> {
 };
 
 template <bool kFixedStride>
-struct MaskedI8 : MaskedBlocks<1, kFixedStride> {
+struct MaskedI8 : MaskedBlocks<8, kFixedStride> {
   static constexpr int kUnits = 8;
   static constexpr bool kDirect = false;
+  static constexpr float kFactor = 1;
+  static constexpr bool kZeros = false;
+  Background background;
 
+  HARROW_INLINE void Begin(const std::byte* in, int64_t block_stride) {
+    this->BeginAt(in, block_stride);
+    background = MakeBackground(128);
+  }
   HARROW_INLINE void Fetch(int u) const { this->FetchAfter(u, 0); }
   HARROW_INLINE UnitI8 Next(int u) {
     return ExpandI8(this->background, this->Codes(u), this->Word(u));
@@ -86,7 +107,9 @@ struct MaskedI8 : MaskedBlocks<1, kFixedStride> {
 
 struct PlainI8 {
   static constexpr int kUnits = 8;
-  static constexpr bool kDirect = kOffsetWeights;  // the stored form is what DotI8 takes
+  static constexpr bool kDirect = kOffsetWeights;
+  static constexpr float kFactor = 1;
+  static constexpr bool kZeros = false;
   const std::byte* block;
   const std::byte* next;
 
@@ -98,3 +121,61 @@ struct PlainI8 {
   HARROW_INLINE void Fetch(int u) const { FetchLater(block + 64 * u); }
   HARROW_INLINE UnitI8 Next(int u) { return LoadI8(block + 64 * u); }
 };
+
+// A weight that is not stored must count as its row's zero point.
+template <bool kFixedStride, bool kHasZeros>
+struct MaskedI4 : MaskedBlocks<4, kFixedStride> {
+  static constexpr int kUnits = 8;
+  static constexpr bool kDirect = false;
+  static constexpr float kFactor = 16;
+  static constexpr bool kZeros = kHasZeros;
+  Background4<kHasZeros> background;
+
+  HARROW_INLINE void Begin(const std::byte* in, int64_t block_stride) {
+    this->BeginAt(in, block_stride);
+    background = MakeBackground4<kHasZeros>();
+  }
+  HARROW_INLINE void BeginGroup(I zeros) { background = BackgroundOfLanes(zeros); }
+  // Two units' codes are at most one line; the mask is another.
+  HARROW_INLINE void Fetch(int u) const {
+    if (u % 2 == 0) this->FetchAfter(u, 0);
+    if (u == 7) FetchLater(this->next);
+  }
+  HARROW_INLINE UnitI8 Next(int u) {
+    return ExpandI4(background, this->Codes(u), this->offsets[u] % 2, this->Word(u));
+  }
+};
+
+template <bool kHasZeros>
+struct PlainI4 {
+  static constexpr int kUnits = 8;
+  static constexpr bool kDirect = false;
+  static constexpr float kFactor = 16;
+  static constexpr bool kZeros = kHasZeros;
+  const std::byte* block;
+  const std::byte* next;
+
+  HARROW_INLINE void Begin(const std::byte* in, int64_t) { next = in; }
+  HARROW_INLINE void BeginGroup(I) {}
+  HARROW_INLINE void BeginBlock() {
+    block = next;
+    next = block + kBlockWeights / 2;
+  }
+  HARROW_INLINE void Fetch(int u) const {
+    if (u % 2 == 0) FetchLater(block + 32 * u);
+  }
+  HARROW_INLINE UnitI8 Next(int u) {
+    return u % 2 == 0 ? LoadLowI4(block + 32 * u) : LoadHighI4(block + 32 * (u - 1));
+  }
+};
+
+// What turns a sum of 16 * (code - 8) * x into one of 16 * (code - zero) * x, a token's correction
+// being -128 * sum(x): a multiple of -16 * sum(x).
+HARROW_INLINE I ZeroShift(I zeros) {
+  const int32_t minus8 = -8;
+  return AddI(zeros, BroadcastI(&minus8));
+}
+HARROW_INLINE I WithZeros(I sum, I zero_shift, const int32_t* correction) {
+  const int32_t unit = *correction / 8;
+  return AddI(sum, MulI(zero_shift, BroadcastI(&unit)));
+}

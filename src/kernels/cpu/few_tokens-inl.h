@@ -113,6 +113,10 @@ HARROW_INLINE void EndGroup(F* out, const I* acc, F scale, const float* x_scales
   ((out[t] = Fma(ToF(SumPartials<R>(acc + t * R)), Mul(scale, BroadcastF(x_scales + t)), out[t])),
    ...);
 }
+template <int R, int... t>
+HARROW_INLINE void AddZeros(I* acc, I zero_shift, const int32_t* corrections, Ints<t...>) {
+  ((acc[t * R] = WithZeros(acc[t * R], zero_shift, corrections + t)), ...);
+}
 
 template <class Decoder, int T>
 void FusedI8(const LinearTask& task) noexcept {
@@ -135,12 +139,22 @@ void FusedI8(const LinearTask& task) noexcept {
       I acc[T * R];
       Clear(acc, ZeroI(), Count<T * R>());
       BeginGroup<R>(acc, x.corrections + group * T, Count<T>());
+      const int64_t weight_group = group / x_groups_per_scale;
+      if constexpr (Decoder::kZeros) {
+        const I zeros = LoadBytes(panel + g.zeros_at() + weight_group * kPanelRows);
+        decoder.BeginGroup(zeros);
+        AddZeros<R>(acc, ZeroShift(zeros), x.corrections + group * T, Count<T>());
+      }
       const int64_t end = block + x_group_blocks < g.blocks ? block + x_group_blocks : g.blocks;
       for (; block < end; ++block) {
         StepBlock<T, R>(acc, &decoder, cells, 4 * T, Count<Decoder::kUnits>());
         cells += Decoder::kUnits * 4 * T;
       }
-      const F scale = LoadBf16(panel + group / x_groups_per_scale * (2 * kPanelRows));
+      F scale = LoadBf16(panel + weight_group * (2 * kPanelRows));
+      if constexpr (Decoder::kFactor != 1) {
+        const float inverse = 1 / Decoder::kFactor;
+        scale = Mul(scale, BroadcastF(&inverse));
+      }
       EndGroup<R>(out, acc, scale, x.scales + group * T, Count<T>());
     }
     StorePanel<1>(task, row, out, Count<T>());

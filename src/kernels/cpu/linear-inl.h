@@ -212,6 +212,24 @@ void LinearBitmaskI8(const LinearTask& task) noexcept {
 void LinearNmI8(const LinearTask& task) noexcept {
   PanelI8Run<MaskedI8<true>>(task);
 }
+void LinearDensePanelI4(const LinearTask& task) noexcept {
+  PanelI8Run<PlainI4<false>>(task);
+}
+void LinearDensePanelU4(const LinearTask& task) noexcept {
+  PanelI8Run<PlainI4<true>>(task);
+}
+void LinearBitmaskI4(const LinearTask& task) noexcept {
+  PanelI8Run<MaskedI4<false, false>>(task);
+}
+void LinearBitmaskU4(const LinearTask& task) noexcept {
+  PanelI8Run<MaskedI4<false, true>>(task);
+}
+void LinearNmI4(const LinearTask& task) noexcept {
+  PanelI8Run<MaskedI4<true, false>>(task);
+}
+void LinearNmU4(const LinearTask& task) noexcept {
+  PanelI8Run<MaskedI4<true, true>>(task);
+}
 
 void LinearBlockBf16(const LinearTask& task) noexcept {
   RunBlocks<ValueType::kBf16, 2>(task);

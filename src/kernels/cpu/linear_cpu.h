@@ -19,6 +19,12 @@
   void LinearNmI8(const LinearTask& task) noexcept;         \
   void LinearBlockBf16(const LinearTask& task) noexcept;    \
   void LinearBlockI8(const LinearTask& task) noexcept;      \
+  void LinearDensePanelI4(const LinearTask& task) noexcept; \
+  void LinearDensePanelU4(const LinearTask& task) noexcept; \
+  void LinearBitmaskI4(const LinearTask& task) noexcept;    \
+  void LinearBitmaskU4(const LinearTask& task) noexcept;    \
+  void LinearNmI4(const LinearTask& task) noexcept;         \
+  void LinearNmU4(const LinearTask& task) noexcept;         \
   }
 
 #if defined(__x86_64__)

@@ -69,6 +69,8 @@ void MicroKernel(const std::byte* const* w, const std::byte* x, int64_t units, b
 struct I8Slice {
   const std::byte* w[2];       // per panel: units as DotI8 takes them
   const std::byte* scales[2];  // per panel: bf16 [group / per_scale][16]
+  const std::byte* zeros[2];   // per panel: bytes [group / per_scale][16]; null without
+  float inverse;               // the scales are too large by 1 / inverse
   const std::byte* x;
   const float* x_scales;  // [group][T], and so are the corrections
   const int32_t* corrections;
@@ -91,6 +93,10 @@ HARROW_INLINE void StepTokenI8(I* acc, int t, UnitI8 a, UnitI8 b, I cell) {
 template <int P, int... t>
 HARROW_INLINE void StepCellI8(I* acc, UnitI8 a, UnitI8 b, const std::byte* x, Ints<t...>) {
   (StepTokenI8<P, sizeof...(t)>(acc, t, a, b, BroadcastI(x + 4 * t)), ...);
+}
+template <int T, int... i>
+HARROW_INLINE void AddZeros(I* sums, const I* zero_shifts, const int32_t* corrections, Ints<i...>) {
+  ((sums[i] = WithZeros(sums[i], zero_shifts[i / T], corrections + i % T)), ...);
 }
 template <int... i>
 HARROW_INLINE void StoreAll(const I* acc, I* sums, Ints<i...>) {
@@ -136,9 +142,16 @@ void MicroKernelI8(const I8Slice& s, Ahead ahead, float* tile) noexcept {
     GroupSums<P, T>(s.w[0] + 64 * done, s.w[P - 1] + 64 * done, s.x + 4 * T * done, units,
                     s.corrections + group * T, ahead, done, sums);
     done += units;
-    const int64_t scale_at = group / s.per_scale * (2 * kPanelRows);
-    EndGroups<P, T>(sums, LoadBf16(s.scales[0] + scale_at), LoadBf16(s.scales[P - 1] + scale_at),
-                    s.x_scales + group * T, group == 0, tile, Count<P * T>());
+    const int64_t lanes_at = group / s.per_scale * kPanelRows;
+    if (s.zeros[0] != nullptr) {
+      const I shifts[2] = {ZeroShift(LoadBytes(s.zeros[0] + lanes_at)),
+                           ZeroShift(LoadBytes(s.zeros[P - 1] + lanes_at))};
+      AddZeros<T>(sums, shifts, s.corrections + group * T, Count<P * T>());
+    }
+    const F inverse = BroadcastF(&s.inverse);
+    EndGroups<P, T>(sums, Mul(LoadBf16(s.scales[0] + 2 * lanes_at), inverse),
+                    Mul(LoadBf16(s.scales[P - 1] + 2 * lanes_at), inverse), s.x_scales + group * T,
+                    group == 0, tile, Count<P * T>());
   }
 }
 
@@ -335,6 +348,9 @@ void ExpandedI8(const LinearTask& task) noexcept {
   I8Slice slice;
   slice.group_units = x.format.group / 4;
   slice.per_scale = weight.spec.group / x.format.group;
+  slice.zeros[0] = slice.zeros[1] = nullptr;
+  slice.inverse = 1 / Decoder::kFactor;
+  const int64_t group_blocks = slice.group_units / Decoder::kUnits;
   const int64_t slice_groups = kExpandUnits / slice.group_units;
   for (int64_t row = task.row_begin; row < task.row_end; row += kMicroPanels * kPanelRows) {
     const int64_t lanes = task.row_end - row < kMicroPanels * kPanelRows
@@ -344,6 +360,7 @@ void ExpandedI8(const LinearTask& task) noexcept {
     Decoder decoders[2];
     for (int p = 0; p < panels; ++p) {
       slice.scales[p] = weight.data.data() + PanelOffset(weight, row / kPanelRows + p);
+      if constexpr (Decoder::kZeros) slice.zeros[p] = slice.scales[p] + g.zeros_at();
       decoders[p].Begin(slice.scales[p] + g.scale_bytes, stride);
     }
     for (int64_t group = 0; group < x.groups; group += slice_groups) {
@@ -362,6 +379,12 @@ void ExpandedI8(const LinearTask& task) noexcept {
           std::byte* out = scratch.panels[p];
           slice.w[p] = out;
           for (int64_t b = 0; b < slice.units / Decoder::kUnits; ++b) {
+            if constexpr (Decoder::kZeros) {
+              if (b % group_blocks == 0) {
+                const int64_t weight_group = (group + b / group_blocks) / slice.per_scale;
+                decoder.BeginGroup(LoadBytes(slice.zeros[p] + weight_group * kPanelRows));
+              }
+            }
             ExpandBlockI8(&decoder, out, Count<Decoder::kUnits>());
             out += 64 * Decoder::kUnits;
           }

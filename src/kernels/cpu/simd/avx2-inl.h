@@ -91,6 +91,14 @@ HARROW_INLINE I AddI(I x, I y) {
 HARROW_INLINE I SubI(I x, I y) {
   return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
 }
+HARROW_INLINE I MulI(I x, I y) {
+  return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
+}
+// 16 unsigned bytes.
+HARROW_INLINE I LoadBytes(const void* p) {
+  const __m128i v = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  return {_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8))};
+}
 HARROW_INLINE F ToF(I v) {
   return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)};
 }
@@ -109,8 +117,20 @@ HARROW_INLINE UnitI8 LoadI8(const void* p) {
   const __m256i offset = _mm256_set1_epi8(-128);
   return {_mm256_xor_si256(Load32(p), offset), _mm256_xor_si256(Load32(After(p, 32)), offset)};
 }
-// w . x of 32 signed bytes: |w| times x with w's sign. Both are at most 127, so the pair sums stay
-// below 2^15.
+// The low or the high halves of 64 bytes as 16 * code - 128.
+HARROW_INLINE __m256i HighHalves(__m256i v) {
+  return _mm256_xor_si256(_mm256_and_si256(v, _mm256_set1_epi8(static_cast<char>(0xf0))),
+                          _mm256_set1_epi8(-128));
+}
+HARROW_INLINE UnitI8 LoadLowI4(const void* p) {
+  return {HighHalves(_mm256_slli_epi16(Load32(p), 4)),
+          HighHalves(_mm256_slli_epi16(Load32(After(p, 32)), 4))};
+}
+HARROW_INLINE UnitI8 LoadHighI4(const void* p) {
+  return {HighHalves(Load32(p)), HighHalves(Load32(After(p, 32)))};
+}
+// w . x of 32 signed bytes: |w| times x with w's sign. |w| is at most 128 and |x| at most 127, so
+// the pair sums stay below 2^15.
 HARROW_INLINE __m256i DotHalf(__m256i acc, __m256i w, __m256i x) {
   const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
   return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -211,6 +231,15 @@ HARROW_INLINE Unit ExpandBf16(Background, const void* p, uint32_t mask) {
   return {_mm256_set_m128i(w1, w0), _mm256_set_m128i(w3, w2)};
 }
 
+// The shuffles of two mask bytes, for 8 codes in the low half and 8 in the high half of a register.
+HARROW_INLINE __m128i PairOfShuffles(uint32_t low, uint32_t high) {
+  const __m128i first = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandTables.bytes[low]));
+  // The high half takes its codes from lanes 8 .. 15; adding 8 keeps the bit that means zero.
+  const __m128i second =
+      _mm_add_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandTables.bytes[high])),
+                   _mm_set1_epi8(8));
+  return _mm_unpacklo_epi64(first, second);
+}
 // Expands by 8 + 8 bytes; q + 128 becomes q before the shuffle puts zeros in.
 HARROW_INLINE __m128i ExpandBytes(const uint8_t** p, uint32_t mask) {
   const uint32_t low = mask & 0xff;
@@ -219,15 +248,8 @@ HARROW_INLINE __m128i ExpandBytes(const uint8_t** p, uint32_t mask) {
   const __m128i codes =
       _mm_unpacklo_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(*p)),
                          _mm_loadl_epi64(reinterpret_cast<const __m128i*>(middle)));
-  const __m128i shuffle_low =
-      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandTables.bytes[low]));
-  // The high half takes its codes from lanes 8 .. 15; adding 8 keeps the bit that means zero.
-  const __m128i shuffle_high =
-      _mm_add_epi8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandTables.bytes[high])),
-                   _mm_set1_epi8(8));
   *p = middle + __builtin_popcount(high);
-  return _mm_shuffle_epi8(_mm_xor_si128(codes, _mm_set1_epi8(-128)),
-                          _mm_unpacklo_epi64(shuffle_low, shuffle_high));
+  return _mm_shuffle_epi8(_mm_xor_si128(codes, _mm_set1_epi8(-128)), PairOfShuffles(low, high));
 }
 HARROW_INLINE UnitI8 ExpandI8(Background, const void* p, uint64_t mask) {
   const uint8_t* from = static_cast<const uint8_t*>(p);
@@ -249,6 +271,66 @@ HARROW_INLINE void CompressInputs(const std::byte* x, uint32_t bits, std::byte* 
     __builtin_memcpy(out, x + kInputBytes * __builtin_ctz(bits), kInputBytes);
     out += kInputBytes;
   }
+}
+
+// 4-bit codes: without zero points the shuffles leave the right zeros; with them 16 * zero - 128 of
+// each lane is blended in.
+template <bool kHasZeros>
+struct Background4 {};
+template <>
+struct Background4<true> {
+  __m128i lanes[4];  // of 4 rows each
+};
+template <bool kHasZeros>
+HARROW_INLINE Background4<kHasZeros> MakeBackground4() {
+  return {};
+}
+HARROW_INLINE Background4<true> BackgroundOfLanes(I zeros) {
+  const __m256i spread = _mm256_set1_epi32(0x10101010);
+  const __m256i offset = _mm256_set1_epi8(-128);
+  const __m256i low = _mm256_xor_si256(_mm256_mullo_epi32(zeros.a, spread), offset);
+  const __m256i high = _mm256_xor_si256(_mm256_mullo_epi32(zeros.b, spread), offset);
+  return {{_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1),
+           _mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)}};
+}
+// Eight 4-bit codes, of which the first is number `at` from p on.
+HARROW_INLINE uint32_t EightCodes(const void* p, uint64_t at) {
+  uint64_t bits;
+  __builtin_memcpy(&bits, After(p, static_cast<int64_t>(at / 2)), sizeof(bits));
+  return static_cast<uint32_t>(bits >> (at % 2 * 4));
+}
+// Expands by 8 + 8 codes.
+template <bool kHasZeros>
+HARROW_INLINE __m128i ExpandHalfBytes(const Background4<kHasZeros>& b, int part, const void* p,
+                                      uint64_t* at, uint32_t mask) {
+  const uint32_t low = mask & 0xff;
+  const uint32_t high = mask >> 8;
+  const uint64_t middle = *at + static_cast<uint64_t>(__builtin_popcount(low));
+  const uint64_t both = EightCodes(p, *at) | uint64_t{EightCodes(p, middle)} << 32;
+  *at = middle + static_cast<uint64_t>(__builtin_popcount(high));
+  // Each byte becomes a word; its halves become the high halves of the word's bytes.
+  const __m128i words = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(static_cast<int64_t>(both)));
+  const __m128i shifted = _mm_or_si128(_mm_slli_epi16(words, 4), _mm_slli_epi16(words, 8));
+  const __m128i codes = _mm_xor_si128(
+      _mm_and_si128(shifted, _mm_set1_epi8(static_cast<char>(0xf0))), _mm_set1_epi8(-128));
+  const __m128i shuffle = PairOfShuffles(low, high);
+  const __m128i expanded = _mm_shuffle_epi8(codes, shuffle);
+  if constexpr (kHasZeros) {
+    return _mm_blendv_epi8(expanded, b.lanes[part], shuffle);
+  } else {
+    return expanded;
+  }
+}
+// Consecutive 4-bit codes from the low (odd = 0) or high half of the byte at p on.
+template <bool kHasZeros>
+HARROW_INLINE UnitI8 ExpandI4(const Background4<kHasZeros>& b, const void* p, uint64_t odd,
+                              uint64_t mask) {
+  uint64_t at = odd;
+  const __m128i w0 = ExpandHalfBytes(b, 0, p, &at, mask & 0xffff);
+  const __m128i w1 = ExpandHalfBytes(b, 1, p, &at, mask >> 16 & 0xffff);
+  const __m128i w2 = ExpandHalfBytes(b, 2, p, &at, mask >> 32 & 0xffff);
+  const __m128i w3 = ExpandHalfBytes(b, 3, p, &at, static_cast<uint32_t>(mask >> 48));
+  return {_mm256_set_m128i(w1, w0), _mm256_set_m128i(w3, w2)};
 }
 
 // 8 rows x 8 columns of `rows` to 8 pieces of 32 bytes, 64 bytes apart at `out`.

@@ -74,6 +74,13 @@ HARROW_INLINE I AddI(I a, I b) {
 HARROW_INLINE I SubI(I a, I b) {
   return _mm512_sub_epi32(a, b);
 }
+HARROW_INLINE I MulI(I a, I b) {
+  return _mm512_mullo_epi32(a, b);
+}
+// 16 unsigned bytes.
+HARROW_INLINE I LoadBytes(const void* p) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
 HARROW_INLINE F ToF(I v) {
   return _mm512_cvtepi32_ps(v);
 }
@@ -98,6 +105,14 @@ HARROW_INLINE UnitI8 LoadExpandedI8(const void* p) {
 }
 HARROW_INLINE void StoreExpandedI8(void* p, UnitI8 v) {
   _mm512_storeu_si512(p, v);
+}
+// The low or the high halves of 64 bytes as 16 * code.
+HARROW_INLINE UnitI8 LoadLowI4(const void* p) {
+  const __m512i shifted = _mm512_slli_epi16(_mm512_loadu_si512(p), 4);
+  return _mm512_and_si512(shifted, _mm512_set1_epi8(static_cast<char>(0xf0)));
+}
+HARROW_INLINE UnitI8 LoadHighI4(const void* p) {
+  return _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(static_cast<char>(0xf0)));
 }
 // acc + w . x along each cell; x is one token's cell, the same for all rows.
 HARROW_INLINE I DotI8(I acc, UnitI8 w, I x) {
@@ -220,6 +235,29 @@ HARROW_INLINE void CompressInputs(const std::byte* x, uint32_t bits, std::byte* 
     out += 4 * __builtin_popcount(low);
     _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(high, _mm512_loadu_si512(x + 64)));
   }
+}
+// 4-bit codes: 16 * code of each lane shows through; 16 * 8 without zero points.
+template <bool>
+using Background4 = Background;
+template <bool>
+HARROW_INLINE Background MakeBackground4() {
+  return MakeBackground(128);
+}
+HARROW_INLINE Background BackgroundOfLanes(I zeros) {
+  return {Pinned(_mm512_mullo_epi32(zeros, _mm512_set1_epi32(0x10101010)))};
+}
+// Consecutive 4-bit codes from the low (odd = 0) or high half of the byte at p on. A shift of every
+// eight bytes puts each of eight codes into the high half of its byte.
+constexpr uint64_t kShifts[2] = {0x1814100c0804003c, 0x1c1814100c080400};
+HARROW_INLINE UnitI8 ExpandI4(Background b, const void* p, uint64_t odd, uint64_t mask) {
+  const __m512i four_of_eight = _mm512_set_epi64(
+      0x232221201f1e1d1c, 0x1f1e1d1c1b1a1918, 0x1b1a191817161514, 0x1716151413121110,
+      0x131211100f0e0d0c, 0x0f0e0d0c0b0a0908, 0x0b0a090807060504, 0x0706050403020100);
+  const __m512i spread = _mm512_permutexvar_epi8(four_of_eight, _mm512_loadu_si512(p));
+  const __m512i codes =
+      _mm512_multishift_epi64_epi8(_mm512_set1_epi64(static_cast<int64_t>(kShifts[odd])), spread);
+  return _mm512_mask_expand_epi8(
+      b.value, mask, _mm512_and_si512(codes, _mm512_set1_epi8(static_cast<char>(0xf0))));
 }
 
 // Transposes 16 rows of 16 four-byte elements to 16 units of 64 bytes at `out`. Row i is
