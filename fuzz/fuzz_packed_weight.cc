@@ -1,8 +1,9 @@
 // RestorePackedWeight on arbitrary bytes under an arbitrary description: an error, or a weight that
 // unpacks without reading outside its bytes.
 //
-// Input: format, value type, group, N, M, rows, cols (a byte each), non-zeros (2 bytes), then the
-// packed bytes. The checksum is always made to match, since it would keep everything else out.
+// Input: format, value type, group, N, M or block rows and cols, rows, cols (a byte each),
+// non-zeros (2 bytes), then the packed bytes. The checksum is always made to match, since it would
+// keep everything else out.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -24,8 +25,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   info.spec.format = formats[data[0] % formats.size()];
   info.spec.values = static_cast<ValueType>(data[1] % 6);
   info.spec.group = IsQuantized(info.spec.values) ? 32 * (1 + data[2] % 8) : data[2] % 2;
-  info.spec.keep_n = data[3] % 33;
-  info.spec.of_m = data[4] % 33;
+  const bool is_block = info.spec.format == FormatId::kBlock;
+  (is_block ? info.spec.block_rows : info.spec.keep_n) = data[3] % 33;
+  (is_block ? info.spec.block_cols : info.spec.of_m) = data[4] % 33;
   info.rows = data[5];
   info.cols = data[6];
   info.nonzeros = data[7] + 256 * data[8];

@@ -33,7 +33,7 @@ std::string CoverageWarning(const InputStatistics& statistics) {
 }
 
 bool IsSparseFormat(const WeightSpec& spec) {
-  return spec.format == FormatId::kBitmask || spec.format == FormatId::kNm;
+  return spec.format != FormatId::kDense && spec.format != FormatId::kDensePanel;
 }
 
 // With `rewritten` false the elements are only checked and counted, not kept: a head of 128k x 4096
@@ -61,6 +61,8 @@ Result<LayerWork> Unpack(const LinearLayer& layer, bool rewritten, int64_t* nonz
       }));
   if (layer.weight.spec.format == FormatId::kNm) {
     work.pattern.nm = NmPattern{layer.weight.spec.keep_n, layer.weight.spec.of_m};
+  } else if (layer.weight.spec.format == FormatId::kBlock) {
+    work.pattern.block = BlockShape{layer.weight.spec.block_rows, layer.weight.spec.block_cols};
   }
   return work;
 }

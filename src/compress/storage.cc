@@ -2,34 +2,31 @@
 
 #include <vector>
 
+#include "base/check.h"
+
 namespace harrow {
 
 WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source, bool dense) {
-  const bool quantized = layer.quantization.has_value();
-  WeightSpec best;
-  best.format = quantized ? FormatId::kDensePanel : FormatId::kDense;
-  best.values = quantized ? layer.quantization->values : source;
-  best.group = quantized ? layer.quantization->group : 0;
-  if (dense) return best;
-
-  WeightSpec bitmask = best;
-  bitmask.format = FormatId::kBitmask;
-  if (!quantized) bitmask.values = ValueType::kBf16;
-  // At equal size N:M comes first: its positions are fixed, its groups equally long.
-  std::vector<WeightSpec> candidates;
+  WeightSpec wanted;
+  wanted.values = layer.quantization ? layer.quantization->values : source;
+  wanted.group = layer.quantization ? layer.quantization->group : 0;
   if (layer.pattern.nm) {
-    WeightSpec nm = bitmask;
-    nm.format = FormatId::kNm;
-    nm.keep_n = layer.pattern.nm->keep;
-    nm.of_m = layer.pattern.nm->of;
-    candidates.push_back(nm);
+    wanted.keep_n = layer.pattern.nm->keep;
+    wanted.of_m = layer.pattern.nm->of;
   }
-  candidates.push_back(bitmask);
+  if (layer.pattern.block) {
+    wanted.block_rows = layer.pattern.block->rows;
+    wanted.block_cols = layer.pattern.block->cols;
+  }
+  const std::vector<WeightSpec> specs = SuitableSpecs(wanted);
+  HARROW_CHECK(!specs.empty());
+  WeightSpec best = specs.front();
+  if (dense) return best;
   uint64_t bytes = AnalyzeWeight(best, layer.rows, layer.cols, nonzeros);
-  for (const WeightSpec& spec : candidates) {
-    if (!ValidateSpec(spec).ok()) continue;  // an M that the N:M format does not have
+  for (const WeightSpec& spec : specs) {
     const uint64_t candidate = AnalyzeWeight(spec, layer.rows, layer.cols, nonzeros);
-    if (candidate < bytes) {
+    // Of sparse formats of one size the later knows more about where the weights stand.
+    if (candidate < bytes || (candidate == bytes && best != specs.front())) {
       best = spec;
       bytes = candidate;
     }

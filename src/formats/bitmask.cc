@@ -37,6 +37,14 @@ struct BitmaskCodec {
   }
 };
 
+std::optional<WeightSpec> SuitBitmask(const WeightSpec& wanted) {
+  WeightSpec spec;
+  spec.format = FormatId::kBitmask;
+  spec.values = IsQuantized(wanted.values) ? wanted.values : ValueType::kBf16;
+  spec.group = wanted.group;
+  return spec;
+}
+
 }  // namespace
 
 extern const FormatOps kBitmaskOps;
@@ -45,6 +53,7 @@ const FormatOps kBitmaskOps = {
     .pack = PackPanels<BitmaskCodec>,
     .unpack = UnpackPanels<BitmaskCodec>,
     .validate = ValidatePanels<BitmaskCodec>,
+    .suit = SuitBitmask,
 };
 
 }  // namespace harrow

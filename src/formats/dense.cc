@@ -95,6 +95,14 @@ Result<int64_t> ValidateDense(const LinearWeight& weight) {
   return CountNonZeros<uint16_t>(weight.data, 0x7fffu);
 }
 
+std::optional<WeightSpec> SuitDense(const WeightSpec& wanted) {
+  if (IsQuantized(wanted.values)) return std::nullopt;
+  WeightSpec spec;
+  spec.format = FormatId::kDense;
+  spec.values = wanted.values;
+  return spec;
+}
+
 }  // namespace
 
 extern const FormatOps kDenseOps;
@@ -103,6 +111,7 @@ const FormatOps kDenseOps = {
     .pack = PackDense,
     .unpack = UnpackDense,
     .validate = ValidateDense,
+    .suit = SuitDense,
 };
 
 Result<LinearWeight> WrapDense(const TensorView& view) {

@@ -58,6 +58,15 @@ struct DensePanelCodec {
   }
 };
 
+std::optional<WeightSpec> SuitDensePanel(const WeightSpec& wanted) {
+  if (!IsQuantized(wanted.values)) return std::nullopt;
+  WeightSpec spec;
+  spec.format = FormatId::kDensePanel;
+  spec.values = wanted.values;
+  spec.group = wanted.group;
+  return spec;
+}
+
 }  // namespace
 
 extern const FormatOps kDensePanelOps;
@@ -66,6 +75,7 @@ const FormatOps kDensePanelOps = {
     .pack = PackPanels<DensePanelCodec>,
     .unpack = UnpackPanels<DensePanelCodec>,
     .validate = ValidatePanels<DensePanelCodec>,
+    .suit = SuitDensePanel,
 };
 
 }  // namespace harrow

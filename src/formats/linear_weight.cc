@@ -75,13 +75,15 @@ std::string SpecName(const WeightSpec& spec) {
   std::string name = fmt::format("{}-{}", format, ValueTypeName(spec.values));
   if (IsQuantized(spec.values)) name += fmt::format("/{}", spec.group);
   if (spec.format == FormatId::kNm) name += fmt::format(" {}:{}", spec.keep_n, spec.of_m);
+  if (spec.format == FormatId::kBlock)
+    name += fmt::format(" {}x{}", spec.block_rows, spec.block_cols);
   return name;
 }
 
 Result<WeightSpec> ParseSpec(std::string_view text) {
   const Status error = InvalidArgument(
       "weight format \"{}\": expected something like dense-bf16, dense-i8/128, bitmask-i4, "
-      "\"nm-bf16 2:4\"",
+      "\"nm-bf16 2:4\", \"block-i8 16x4\"",
       text);
   const size_t dash = text.find('-');
   if (dash == std::string_view::npos) return error;
@@ -106,10 +108,12 @@ Result<WeightSpec> ParseSpec(std::string_view text) {
     if (TakePrefix(&rest, "/")) {
       if (!TakeNumber(&rest, &spec.group)) return error;
     } else if (TakePrefix(&rest, " ")) {
-      if (!TakeNumber(&rest, &spec.keep_n) || !TakePrefix(&rest, ":") ||
-          !TakeNumber(&rest, &spec.of_m)) {
-        return error;
-      }
+      int32_t first, second;
+      if (!TakeNumber(&rest, &first)) return error;
+      const bool block = TakePrefix(&rest, "x");
+      if ((!block && !TakePrefix(&rest, ":")) || !TakeNumber(&rest, &second)) return error;
+      (block ? spec.block_rows : spec.keep_n) = first;
+      (block ? spec.block_cols : spec.of_m) = second;
     } else {
       return error;
     }
@@ -127,6 +131,8 @@ Status ValidateSpec(const WeightSpec& spec) {
   bool known = quantized || spec.values == ValueType::kBf16;
   if (spec.format == FormatId::kDense) known = !quantized;
   if (spec.format == FormatId::kDensePanel) known = quantized;
+  if (spec.format == FormatId::kBlock)
+    known = spec.values == ValueType::kBf16 || spec.values == ValueType::kI8;
   if (!known) {
     return InvalidArgument("format {} has no values of type {}", FormatName(spec.format),
                            ValueTypeName(spec.values));
@@ -152,6 +158,15 @@ Status ValidateSpec(const WeightSpec& spec) {
     }
   } else if (spec.keep_n != 0 || spec.of_m != 0) {
     return InvalidArgument("format {} takes no N:M pattern", FormatName(spec.format));
+  }
+  if (spec.format == FormatId::kBlock) {
+    const int32_t cols = spec.block_cols;
+    if (spec.block_rows != kPanelRows || (cols != 1 && cols != 4 && cols != 16)) {
+      return InvalidArgument("blocks of {}x{}: expected 16x1, 16x4 or 16x16", spec.block_rows,
+                             cols);
+    }
+  } else if (spec.block_rows != 0 || spec.block_cols != 0) {
+    return InvalidArgument("format {} takes no block shape", FormatName(spec.format));
   }
   return OkStatus();
 }
@@ -180,6 +195,16 @@ std::string_view FormatName(FormatId format) {
 
 std::span<const FormatId> AllFormats() {
   return kFormats;
+}
+
+std::vector<WeightSpec> SuitableSpecs(const WeightSpec& wanted) {
+  std::vector<WeightSpec> specs;
+  for (const FormatId format : kFormats) {
+    const std::optional<WeightSpec> spec = OpsOf(format).suit(wanted);
+    // A format may lack just this N:M, or these values.
+    if (spec && ValidateSpec(*spec).ok()) specs.push_back(*spec);
+  }
+  return specs;
 }
 
 uint64_t AnalyzeWeight(const WeightSpec& spec, int64_t rows, int64_t cols, int64_t nonzeros) {

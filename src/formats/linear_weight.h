@@ -14,6 +14,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/status.h"
 #include "formats/quant_grid.h"
@@ -40,17 +41,19 @@ struct WeightSpec {
                        // 32, 64 or 128; otherwise 0
   int32_t keep_n = 0;  // kNm: keep_n of every of_m consecutive inputs; 0 otherwise
   int32_t of_m = 0;
+  int32_t block_rows = 0;  // kBlock: 16; 0 otherwise
+  int32_t block_cols = 0;  // kBlock: 1, 4 or 16; 0 otherwise
 
   bool operator==(const WeightSpec&) const = default;
 };
 
 // "dense-bf16", "bitmask-bf16", "nm-bf16 2:4", ...; the group of quantized values as in
-// "dense-i8/128" or "nm-i4/64 2:4".
+// "dense-i8/128" or "nm-i4/64 2:4"; "block-bf16 16x4".
 std::string SpecName(const WeightSpec& spec);
 // Parses SpecName's form; the group defaults to 128. "int8", "int4" and "uint4" are accepted for
 // "i8", "i4" and "u4".
 Result<WeightSpec> ParseSpec(std::string_view text);
-// Whether the spec is one that Harrow has (format x value type, group, N:M limits).
+// Whether the spec is one that Harrow has (format x value type, group, N:M limits, block shapes).
 Status ValidateSpec(const WeightSpec& spec);
 
 struct LowRankFactors;
@@ -84,7 +87,7 @@ using RowReader = std::function<void(int64_t row, float* out)>;
 // A format's operations; every format has all of them. Stateless, thread safe.
 struct FormatOps {
   // Bytes that Pack would produce, given the number of non-zeros. An estimate for bitmask, whose
-  // panels are padded one by one.
+  // panels are padded one by one, and for block, where stored blocks may hold zeros.
   uint64_t (*analyze)(const WeightSpec&, int64_t rows, int64_t cols, int64_t nonzeros);
   // Packs; fails on weights that are not finite, do not fit the pattern or are off the grid, naming
   // row and column. The grid is as PackWeight says, and checked.
@@ -97,11 +100,19 @@ struct FormatOps {
   // Checks untrusted bytes completely: after OK no kernel can read outside `data`. Also counts the
   // non-zeros.
   Result<int64_t> (*validate)(const LinearWeight&);
+  // The format's way to hold weights of `wanted`: its values and group, and where zeros stand:
+  // keep_n of of_m, or whole block_rows x block_cols blocks of any size, or anywhere (all 0);
+  // wanted.format says nothing. Float values may come back as bf16. None where the format has no
+  // use for the pattern or no such values.
+  std::optional<WeightSpec> (*suit)(const WeightSpec& wanted);
 };
 
 const FormatOps& OpsOf(FormatId format);
 std::string_view FormatName(FormatId format);  // "dense", "bitmask", "nm", ...
 std::span<const FormatId> AllFormats();
+
+// What all formats suit for `wanted`, in the order of formats.def: the dense one first.
+std::vector<WeightSpec> SuitableSpecs(const WeightSpec& wanted);
 
 // Conveniences over OpsOf(...), for the whole weight: residual and low-rank product.
 uint64_t AnalyzeWeight(const WeightSpec& spec, int64_t rows, int64_t cols, int64_t nonzeros);

@@ -122,6 +122,17 @@ Result<int64_t> ValidateNm(const LinearWeight& weight) {
   return ValidatePanels<NmCodec>(weight);
 }
 
+std::optional<WeightSpec> SuitNm(const WeightSpec& wanted) {
+  if (wanted.of_m == 0) return std::nullopt;
+  WeightSpec spec;
+  spec.format = FormatId::kNm;
+  spec.values = IsQuantized(wanted.values) ? wanted.values : ValueType::kBf16;
+  spec.group = wanted.group;
+  spec.keep_n = wanted.keep_n;
+  spec.of_m = wanted.of_m;
+  return spec;
+}
+
 }  // namespace
 
 extern const FormatOps kNmOps;
@@ -130,6 +141,7 @@ const FormatOps kNmOps = {
     .pack = PackNm,
     .unpack = UnpackPanels<NmCodec>,
     .validate = ValidateNm,
+    .suit = SuitNm,
 };
 
 }  // namespace harrow

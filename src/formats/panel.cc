@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/buffer.h"
 #include "formats/panel_codec.h"
 
 namespace harrow {
@@ -165,6 +166,21 @@ Status PanelBuilder::Quantize(int64_t row, int64_t lane) {
 
 void PanelBuilder::AppendScales(std::vector<std::byte>* out) const {
   out->insert(out->end(), head_.begin(), head_.end());
+}
+
+LinearWeight FinishPanels(const WeightSpec& spec, const PanelGeometry& g,
+                          std::vector<std::byte>* blob) {
+  const uint64_t end = blob->size();
+  std::memcpy(blob->data() + g.panels * 8, &end, sizeof(end));
+  std::shared_ptr<std::byte> memory = AllocateBytes(end + kPanelSlack);
+  std::memcpy(memory.get(), blob->data(), end);
+  LinearWeight weight;
+  weight.spec = spec;
+  weight.rows = g.rows;
+  weight.cols = g.cols;
+  weight.data = {memory.get(), static_cast<size_t>(end + kPanelSlack)};
+  weight.owner = std::move(memory);
+  return weight;
 }
 
 BlockCount CountBlock(const uint16_t* codes, const uint16_t* zeros, ValueType values, int64_t rows,

@@ -74,7 +74,7 @@ inline int64_t CellOf(ValueType values) {
 }
 
 // Bytes of every block of a format whose blocks are all of one size (dense_panel, nm); 0 for
-// bitmask.
+// others.
 int64_t BlockStride(const WeightSpec& spec);
 
 // Byte offset of a panel from the start of the blob; `panel` = panels gives the end of the last

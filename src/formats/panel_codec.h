@@ -21,7 +21,6 @@
 #include <cstring>
 #include <vector>
 
-#include "base/buffer.h"
 #include "base/float16.h"
 #include "formats/panel.h"
 
@@ -78,6 +77,20 @@ CodeCount CountCodes(ValueType values, const std::byte* in, int64_t count);
 // The checks that do not depend on the codec: spec, shape, table, sizes, scales.
 Status ValidatePanelFrame(const LinearWeight& weight, const PanelGeometry& geometry);
 
+// The weight of the panels that `blob` holds: its table is completed, slack follows.
+LinearWeight FinishPanels(const WeightSpec& spec, const PanelGeometry& geometry,
+                          std::vector<std::byte>* blob);
+
+// Scale of a lane for the inputs of a block; 1 without scales. `panel` is where the panel begins.
+inline float GroupScale(const PanelGeometry& geometry, const std::byte* panel, int64_t block,
+                        int64_t lane) {
+  if (geometry.groups == 0) return 1.0f;
+  uint16_t bits;
+  const int64_t index = block / geometry.group_blocks * kPanelRows + lane;
+  std::memcpy(&bits, panel + index * 2, sizeof(bits));
+  return Bf16ToF32(bits);
+}
+
 // float32 value of a code under a scale, where `zero` is the code that means 0.
 inline float DecodeValue(ValueType values, uint16_t code, uint16_t zero, float scale) {
   if (!IsQuantized(values)) return Bf16ToF32(code);
@@ -122,17 +135,7 @@ Result<LinearWeight> PackPanels(const WeightSpec& spec, int64_t rows, int64_t co
     }
     blob.resize((blob.size() + kPanelAlign - 1) / kPanelAlign * kPanelAlign);
   }
-  const uint64_t end = blob.size();
-  std::memcpy(blob.data() + g.panels * 8, &end, sizeof(end));
-  std::shared_ptr<std::byte> memory = AllocateBytes(end + kPanelSlack);
-  std::memcpy(memory.get(), blob.data(), end);
-  LinearWeight weight;
-  weight.spec = spec;
-  weight.rows = rows;
-  weight.cols = cols;
-  weight.data = {memory.get(), static_cast<size_t>(end + kPanelSlack)};
-  weight.owner = std::move(memory);
-  return weight;
+  return FinishPanels(spec, g, &blob);
 }
 
 template <class Codec>
@@ -152,13 +155,7 @@ void UnpackPanels(const LinearWeight& weight, int64_t begin, int64_t end, float*
       const int64_t col_end = std::min(weight.cols - b * kBlockCols, kBlockCols);
       for (int64_t row = row_begin; row < row_end; ++row) {
         const int64_t lane = row - p * kPanelRows;
-        float scale = 1.0f;
-        if (g.groups > 0) {
-          uint16_t bits;
-          const int64_t index = b / g.group_blocks * kPanelRows + lane;
-          std::memcpy(&bits, scales + index * 2, sizeof(bits));
-          scale = Bf16ToF32(bits);
-        }
+        const float scale = GroupScale(g, scales, b, lane);
         float* to = out + (row - begin) * weight.cols + b * kBlockCols;
         for (int64_t c = 0; c < col_end; ++c)
           to[c] =

@@ -84,7 +84,8 @@ inline constexpr int64_t kExpandUnits = 128;
 inline int64_t LinearScratchBytes(int64_t m, int64_t k) {
   constexpr int64_t kExpanded = 2 * kExpandUnits * 64;
   const int64_t padded_k = (k + 63) / 64 * 64;
-  // Expanded weights; then either 16 unpacked rows (reference) or a y tile of 32 rows.
+  // Expanded weights; then 16 unpacked rows (reference) or the lists of blocks-inl.h; and a y tile
+  // of 32 rows.
   return kExpanded + 16 * padded_k * 4 + m * kTaskRows * 4;
 }
 

@@ -32,7 +32,9 @@ bool Always(const WeightSpec&) {
       HARROW_ENTRY(tier, isa, "nm_bf16", kNm, kBf16, LinearBf16X, LinearNmBf16),                  \
       HARROW_ENTRY(tier, isa, "nm_i8", kNm, kI8, LinearI8X, LinearNmI8),                          \
       HARROW_ENTRY(tier, isa, "nm_i4", kNm, kI4, LinearI8X, LinearNmI4),                          \
-      HARROW_ENTRY(tier, isa, "nm_u4", kNm, kU4, LinearI8X, LinearNmU4)
+      HARROW_ENTRY(tier, isa, "nm_u4", kNm, kU4, LinearI8X, LinearNmU4),                          \
+      HARROW_ENTRY(tier, isa, "block_bf16", kBlock, kBf16, LinearBf16X, LinearBlockBf16),         \
+      HARROW_ENTRY(tier, isa, "block_i8", kBlock, kI8, LinearI8X, LinearBlockI8)
 
 constexpr LinearKernel kLinear[] = {
 #if defined(__x86_64__)

@@ -25,7 +25,8 @@ float NonZeroNormal(double least, Rng* rng) {
   return static_cast<float>(std::copysign(std::max(std::fabs(x), least), x));
 }
 
-// [kRepeatedRows, cols] with the spec's pattern or exactly round(density * elements) non-zeros.
+// [kRepeatedRows, cols] with the spec's N:M pattern, round(density * blocks) of its blocks in each
+// panel, or exactly round(density * elements) non-zeros.
 std::vector<float> RandomRows(const WeightSpec& spec, int64_t cols, double density, Rng* rng) {
   const int64_t count = kRepeatedRows * cols;
   const double least = LeastMagnitude(spec.values);
@@ -44,6 +45,19 @@ std::vector<float> RandomRows(const WeightSpec& spec, int64_t cols, double densi
       for (int64_t i = 0; i < cols; i += spec.of_m) {
         const int64_t end = std::min<int64_t>(i + spec.of_m, cols);
         fill(row * cols + i, row * cols + end, std::min<int64_t>(spec.keep_n, end - i));
+      }
+    }
+  } else if (spec.block_rows > 0) {
+    // The same selection among the blocks of each panel, which then keep all their weights.
+    const int64_t blocks = (cols + spec.block_cols - 1) / spec.block_cols;
+    for (int64_t row = 0; row < kRepeatedRows; row += spec.block_rows) {
+      int64_t keep = std::llround(density * static_cast<double>(blocks));
+      for (int64_t i = 0; i < blocks && keep > 0; ++i) {
+        if (static_cast<int64_t>(rng->Below(static_cast<uint64_t>(blocks - i))) >= keep) continue;
+        --keep;
+        const int64_t end = std::min<int64_t>((i + 1) * spec.block_cols, cols);
+        for (int64_t r = row; r < std::min(row + spec.block_rows, kRepeatedRows); ++r)
+          fill(r * cols + i * spec.block_cols, r * cols + end, end - i * spec.block_cols);
       }
     }
   } else {

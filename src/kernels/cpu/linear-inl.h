@@ -5,11 +5,12 @@
 // Sums live in arrays that must become registers. Loops over them are therefore written as fold
 // expressions: GCC 12 unrolls nested loops after it has decided which arrays to keep in memory.
 //
-// Three loops do all the work:
+// Four loops do all the work:
 // - RowsKernel: row-major weights, few tokens. One stream of weights a thread; x comes from cache.
 // - Fused*: panel weights, few tokens. A decoder yields units straight into registers.
 // - Expanded*: many tokens. A pair of panels is expanded, kExpandUnits cells at a time, into
 //   first-level cache, and one micro-kernel runs over all token blocks, whatever the format was.
+// - Blocks*: block weights, any number of tokens. Only stored units are visited.
 
 // How far ahead of a stream of weights to ask memory for it. The hardware's prefetcher alone does
 // not keep a core busy (Zen 5, one thread, from memory): dense int8 goes from 0.88 to 0.98 of the
@@ -111,6 +112,8 @@ HARROW_INLINE void StoreLanes(float* y, F value, int64_t lanes) {
 #include "kernels/cpu/few_tokens-inl.h"
 //
 #include "kernels/cpu/many_tokens-inl.h"
+//
+#include "kernels/cpu/blocks-inl.h"
 
 // ---- entries: what x they want, and which loop runs
 
@@ -226,4 +229,11 @@ void LinearNmI4(const LinearTask& task) noexcept {
 }
 void LinearNmU4(const LinearTask& task) noexcept {
   PanelI8Run<MaskedI4<true, true>>(task);
+}
+
+void LinearBlockBf16(const LinearTask& task) noexcept {
+  RunBlocks<ValueType::kBf16, 2>(task);
+}
+void LinearBlockI8(const LinearTask& task) noexcept {
+  RunBlocks<ValueType::kI8, 4>(task);
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "formats/block.h"
 #include "formats/panel.h"
 #include "kernels/activation.h"
 #include "kernels/cpu/linear_cpu.h"

@@ -17,6 +17,8 @@
   void LinearBitmaskI8(const LinearTask& task) noexcept;    \
   void LinearNmBf16(const LinearTask& task) noexcept;       \
   void LinearNmI8(const LinearTask& task) noexcept;         \
+  void LinearBlockBf16(const LinearTask& task) noexcept;    \
+  void LinearBlockI8(const LinearTask& task) noexcept;      \
   void LinearDensePanelI4(const LinearTask& task) noexcept; \
   void LinearDensePanelU4(const LinearTask& task) noexcept; \
   void LinearBitmaskI4(const LinearTask& task) noexcept;    \

@@ -88,6 +88,9 @@ HARROW_INLINE I BroadcastI(const void* p) {
 HARROW_INLINE I AddI(I x, I y) {
   return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
 }
+HARROW_INLINE I SubI(I x, I y) {
+  return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
+}
 HARROW_INLINE I MulI(I x, I y) {
   return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
 }
@@ -106,6 +109,9 @@ HARROW_INLINE UnitI8 LoadExpandedI8(const void* p) {
 HARROW_INLINE void StoreExpandedI8(void* p, UnitI8 v) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), v.a);
   _mm256_storeu_si256(static_cast<__m256i*>(p) + 1, v.b);
+}
+HARROW_INLINE Unit LoadUnit(const void* p) {
+  return {Load32(p), Load32(After(p, 32))};
 }
 HARROW_INLINE UnitI8 LoadI8(const void* p) {
   const __m256i offset = _mm256_set1_epi8(-128);
@@ -252,6 +258,19 @@ HARROW_INLINE UnitI8 ExpandI8(Background, const void* p, uint64_t mask) {
   const __m128i w2 = ExpandBytes(&from, mask >> 32 & 0xffff);
   const __m128i w3 = ExpandBytes(&from, static_cast<uint32_t>(mask >> 48));
   return {_mm256_set_m128i(w1, w0), _mm256_set_m128i(w3, w2)};
+}
+
+HARROW_INLINE uint32_t* AppendSetBits(uint32_t* out, uint32_t first, uint32_t bits) {
+  for (; bits != 0; bits &= bits - 1)
+    *out++ = first + static_cast<uint32_t>(__builtin_ctz(bits));
+  return out;
+}
+template <int kInputBytes>
+HARROW_INLINE void CompressInputs(const std::byte* x, uint32_t bits, std::byte* out) {
+  for (; bits != 0; bits &= bits - 1) {
+    __builtin_memcpy(out, x + kInputBytes * __builtin_ctz(bits), kInputBytes);
+    out += kInputBytes;
+  }
 }
 
 // 4-bit codes: without zero points the shuffles leave the right zeros; with them 16 * zero - 128 of

@@ -71,6 +71,9 @@ HARROW_INLINE I BroadcastI(const void* p) {
 HARROW_INLINE I AddI(I a, I b) {
   return _mm512_add_epi32(a, b);
 }
+HARROW_INLINE I SubI(I a, I b) {
+  return _mm512_sub_epi32(a, b);
+}
 HARROW_INLINE I MulI(I a, I b) {
   return _mm512_mullo_epi32(a, b);
 }
@@ -90,6 +93,9 @@ HARROW_INLINE Unit AsUnit(F v) {
 }
 HARROW_INLINE void StoreUnit(void* p, Unit v) {
   _mm512_storeu_si512(p, v);
+}
+HARROW_INLINE Unit LoadUnit(const void* p) {
+  return _mm512_loadu_si512(p);
 }
 HARROW_INLINE UnitI8 LoadI8(const void* p) {
   return _mm512_loadu_si512(p);
@@ -112,6 +118,11 @@ HARROW_INLINE UnitI8 LoadHighI4(const void* p) {
 HARROW_INLINE I DotI8(I acc, UnitI8 w, I x) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
   return acc;
+}
+// Lane by lane acc + 128 * the sum of a cell, for the first `cells` cells at p.
+HARROW_INLINE I AddOffsets(I acc, const void* p, int cells) {
+  const __mmask16 lanes = static_cast<__mmask16>((1u << cells) - 1);
+  return DotI8(acc, _mm512_set1_epi8(-128), _mm512_maskz_loadu_epi32(lanes, p));
 }
 // The two inputs of each bf16 cell as float32.
 HARROW_INLINE F EvenBf16(Unit w) {
@@ -196,6 +207,35 @@ HARROW_INLINE UnitI8 ExpandI8(Background b, const void* p, uint64_t mask) {
   return _mm512_mask_expand_epi8(b.value, mask, Pinned(_mm512_loadu_si512(p)));
 }
 
+// Appends first + i for each bit i; returns the end. Writes up to 64 bytes more.
+HARROW_INLINE uint32_t* AppendSetBits(uint32_t* out, uint32_t first, uint32_t bits) {
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+#pragma GCC unroll 2
+  for (uint32_t half = 0; half < 32; half += 16) {
+    const __mmask16 mask = static_cast<__mmask16>(bits >> half);
+    const __m512i numbers =
+        _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(first + half)));
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(mask, numbers));
+    out += __builtin_popcount(mask);
+  }
+  return out;
+}
+// Of 32 inputs at x those that `bits` names, one behind the other. Writes up to 64 bytes more.
+template <int kInputBytes>
+HARROW_INLINE void CompressInputs(const std::byte* x, uint32_t bits, std::byte* out) {
+  if constexpr (kInputBytes == 1) {
+    const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_maskz_compress_epi8(bits, all));
+  } else if constexpr (kInputBytes == 2) {
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi16(bits, _mm512_loadu_si512(x)));
+  } else {
+    const __mmask16 low = static_cast<__mmask16>(bits);
+    const __mmask16 high = static_cast<__mmask16>(bits >> 16);
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(low, _mm512_loadu_si512(x)));
+    out += 4 * __builtin_popcount(low);
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(high, _mm512_loadu_si512(x + 64)));
+  }
+}
 // 4-bit codes: 16 * code of each lane shows through; 16 * 8 without zero points.
 template <bool>
 using Background4 = Background;

@@ -1,0 +1,55 @@
+#include "compress/storage.h"
+
+#include <gtest/gtest.h>
+
+namespace harrow {
+namespace {
+
+// What a layer of 256 x 512 weights is stored as.
+std::string Stored(const Pattern& pattern, std::optional<ValueType> quantized, double density,
+                   bool dense = false) {
+  LayerWork layer;
+  layer.rows = 256;
+  layer.cols = 512;
+  layer.pattern = pattern;
+  if (quantized) layer.quantization = Quantization{*quantized, 64, nullptr};
+  const int64_t nonzeros =
+      static_cast<int64_t>(density * static_cast<double>(layer.rows * layer.cols));
+  return SpecName(ChooseSpec(layer, nonzeros, ValueType::kF16, dense));
+}
+
+Pattern Blocks(int32_t rows, int32_t cols) {
+  Pattern pattern;
+  pattern.block = BlockShape{rows, cols};
+  return pattern;
+}
+
+Pattern Nm(int32_t keep, int32_t of) {
+  Pattern pattern;
+  pattern.nm = NmPattern{keep, of};
+  return pattern;
+}
+
+TEST(StorageTest, TheSmallestFormatThatSuits) {
+  EXPECT_EQ(Stored({}, std::nullopt, 1), "dense-f16");
+  EXPECT_EQ(Stored({}, std::nullopt, 0.5), "bitmask-bf16");
+  EXPECT_EQ(Stored({}, ValueType::kI8, 0.5), "bitmask-i8/64");
+  EXPECT_EQ(Stored({}, ValueType::kI8, 0.95), "dense-i8/64");
+  EXPECT_EQ(Stored(Nm(2, 4), std::nullopt, 0.5), "nm-bf16 2:4");
+  EXPECT_EQ(Stored(Nm(2, 4), ValueType::kI8, 0.5), "nm-i8/64 2:4");
+  EXPECT_EQ(Stored(Nm(2, 5), std::nullopt, 0.4), "bitmask-bf16");
+  EXPECT_EQ(Stored(Blocks(16, 1), std::nullopt, 0.5), "block-bf16 16x1");
+  EXPECT_EQ(Stored(Blocks(16, 4), ValueType::kI8, 0.5), "block-i8/64 16x4");
+  EXPECT_EQ(Stored(Blocks(32, 32), ValueType::kI8, 0.2), "block-i8/64 16x16");
+  EXPECT_EQ(Stored(Blocks(4, 4), ValueType::kI8, 0.2), "bitmask-i8/64");
+  EXPECT_EQ(Stored(Blocks(1, 4), std::nullopt, 0.5), "bitmask-bf16");
+  EXPECT_EQ(Stored(Blocks(16, 16), std::nullopt, 1), "dense-f16");
+}
+
+TEST(StorageTest, DenseOnRequest) {
+  EXPECT_EQ(Stored(Blocks(16, 16), std::nullopt, 0.2, true), "dense-f16");
+  EXPECT_EQ(Stored(Nm(2, 4), ValueType::kI8, 0.5, true), "dense-i8/64");
+}
+
+}  // namespace
+}  // namespace harrow
