@@ -431,9 +431,9 @@ Status Compressor::RunBlockSteps(const Block& block,
   for (const BlockStep& step : plan_.block_steps) {
     for (size_t i = 0; i < linears.size(); ++i) {
       const std::optional<CompressedLayer>& layer = (*done)[i];
-      work.linears[i].trainable =
-          layer && step.names.contains(linears[i]->name) && layer->weight.spec.group == 0 &&
-          layer->weight.low_rank == nullptr;
+      work.linears[i].trainable = layer && step.names.contains(linears[i]->name) &&
+                                  layer->weight.spec.group == 0 &&
+                                  layer->weight.low_rank == nullptr;
       if (!work.linears[i].trainable) continue;
       changed.insert(i);
       (*done)[i]->report.method += "+" + step.step->method_name;
@@ -481,19 +481,14 @@ Status Compressor::CompressBlock(int32_t b) {
     done_units_ += Samples();
   }
 
-<<<<<<< HEAD
   std::map<std::string, uint64_t> source_bytes;
   for (const LinearLayer* linear : std::as_const(block).linears())
     source_bytes[linear->name] = WeightBytes(linear->weight);
-  HARROW_ASSIGN_OR_RETURN(const auto ordered, ReorderInputs(plan_, model_->config().head_dim, observer, &pool_,
-                                                          &control_, &block));
+  HARROW_ASSIGN_OR_RETURN(const auto ordered, ReorderInputs(plan_, model_->config().head_dim,
+                                                            observer, &pool_, &control_, &block));
   HARROW_ASSIGN_OR_RETURN(
       const ScaledInputs scaled,
       ScaleInputs(plan_, checkpoint_->tensors(), observer, &pool_, &control_, &block));
-=======
-  HARROW_ASSIGN_OR_RETURN(const auto notes, ReorderInputs(plan_, model_->config().head_dim,
-                                                          observer, &pool_, &control_, &block));
->>>>>>> pruners
   HARROW_RETURN_IF_ERROR(writer_->BeginShard(ShardName(b)));
   // Block steps need the source's weights and the statistics until all linears are done.
   const bool has_block_steps = plan_.HasBlockSteps(block);

@@ -18,8 +18,8 @@ struct CompressedLayer {
 // kNumerical where it is not finite.
 Result<LayerWork> UnpackLayer(const LinearLayer& layer);
 
-// `layer` must be loaded and not quantized; it is not changed. `statistics` may be null when the plan
-// needs none. Errors name the weight and the method.
+// `layer` must be loaded and not quantized; it is not changed. `statistics` may be null when the
+// plan needs none. Errors name the weight and the method.
 Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan,
                                       bool store_dense, InputStatistics* statistics,
                                       ThreadPool* pool, const RunControl* control);

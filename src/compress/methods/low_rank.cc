@@ -112,9 +112,9 @@ Result<std::vector<float>> StoredValues(const LayerWork& layer) {
   const int64_t nonzeros =
       std::count_if(layer.w.begin(), layer.w.end(), [](float value) { return value != 0.0f; });
   const WeightSpec spec = ChooseSpec(layer, nonzeros, ValueType::kBf16, /*dense=*/false);
-  HARROW_ASSIGN_OR_RETURN(const LinearWeight weight,
-                          PackWeight(spec, layer.rows, layer.cols, layer.w.data(),
-                                     layer.quantization->grid.get()));
+  HARROW_ASSIGN_OR_RETURN(
+      const LinearWeight weight,
+      PackWeight(spec, layer.rows, layer.cols, layer.w.data(), layer.quantization->grid.get()));
   std::vector<float> stored(layer.w.size());
   UnpackRows(weight, 0, layer.rows, stored.data());
   return stored;

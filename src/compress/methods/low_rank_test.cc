@@ -6,7 +6,6 @@
 
 #include "compress/methods/low_rank_fit.h"
 #include "formats/linear_weight.h"
-#include "formats/linear_weight.h"
 #include "test_data.h"
 
 namespace harrow {

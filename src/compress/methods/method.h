@@ -110,7 +110,7 @@ struct LayerWork {
   bool Cancelled() const { return control != nullptr && control->Cancelled(); }
 };
 
-class BlockMethod;  // compress/block_method.h
+class BlockMethod;      // compress/block_method.h
 struct SparsityTarget;  // selection.h
 
 class Method {

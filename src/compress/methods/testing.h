@@ -58,9 +58,9 @@ inline GoldenCase MakeGolden(const nlohmann::json& c, ThreadPool* pool) {
   const int64_t rows = c["rows"];
   const int64_t cols = c["cols"];
   GoldenCase result{MakeLayer(rows, cols, pool),
-                    std::make_unique<InputStatistics>(
-                        cols, StatisticsNeed::kHessian | StatisticsNeed::kInputSums |
-                                  StatisticsNeed::kInputAbsSums)};
+                    std::make_unique<InputStatistics>(cols, StatisticsNeed::kHessian |
+                                                                StatisticsNeed::kInputSums |
+                                                                StatisticsNeed::kInputAbsSums)};
   Rng rng(c["seed"].get<uint64_t>());
   for (float& w : result.layer.w) {
     double value = Bell(&rng);
