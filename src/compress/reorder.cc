@@ -98,6 +98,10 @@ Result<std::map<std::string, std::string>> ReorderInputs(const CompressionPlan& 
     work.statistics = statistics.Find(layer.name);
     work.pool = pool;
     work.control = control;
+    if (const auto given = layer_plan->allocated.find(&step);
+        given != layer_plan->allocated.end()) {
+      work.allocated_sparsity = given->second;
+    }
     const Result<InputOrder> found = step.method->OrderInputs(work, place.runs);
     if (!found.ok()) return found.status().At(layer.name + ": " + step.method_name);
     if (!found->obstacle.empty()) {

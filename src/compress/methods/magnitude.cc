@@ -28,7 +28,7 @@ class Magnitude final : public Method {
   }
   StatisticsNeed needs() const override { return StatisticsNeed::kNone; }
   bool quantizes() const override { return false; }
-  const SparsityTarget* target() const override { return &target_; }
+  const SparsityTarget* target() const override { return threshold_ ? nullptr : &target_; }
   Status Check(int64_t rows, int64_t cols) const override { return target_.Check(rows, cols); }
   Status Apply(LayerWork* layer) const override {
     if (threshold_) return PruneBelow(*threshold_, layer);
