@@ -85,7 +85,7 @@ TEST(RecipeTest, MistakesNameLineKeyAndExpectation) {
       {"steps: {method: rtn}", "r.yaml:1: steps: expected a list"},
       {"steps:\n - 7", "r.yaml:2: steps[0]: expected a mapping"},
       {"steps:\n - format: int8", "steps[0].method: missing; expected magnitude"},
-      {"steps:\n - method: lasso", "r.yaml:2: steps[0].method: expected magnitude | wanda"},
+      {"steps:\n - method: snip", "r.yaml:2: steps[0].method: expected magnitude | wanda"},
       {"steps:\n - method: rtn\n   colour: red", "r.yaml:3: steps[0].colour: unknown key"},
       {"stepz: []\nsteps: [{method: rtn}]", "r.yaml:1: stepz: unknown key"},
       {"steps: [{method: rtn}]\nsteps: [{method: rtn}]", "r.yaml:2: steps: given twice"},
