@@ -57,7 +57,8 @@ class CheckpointDirectory : public ::testing::Test {
   }
 
   static constexpr const char* kSpecs[] = {"bitmask-bf16", "bitmask-i8/32", "dense-i8/32",
-                                           "dense-bf16", "nm-bf16 2:4"};
+                                           "dense-bf16",   "nm-bf16 2:4",   "bitmask-i4/32",
+                                           "dense-u4/64"};
   const std::vector<float> values_ = SparseValues();
   TempDir dir_;
   std::string directory_;
