@@ -61,7 +61,8 @@ struct PruneOptions {
     v("ignore", ignore, "weights to leave alone");
     v("weights", weights, "int8 | int4: also quantize what was pruned; empty: no");
     v("group", group, "with weights: inputs that share a scale");
-    v("symmetric", symmetric, "with weights int4: no zero points");
+    v("symmetric", symmetric,
+      "with weights: quantize symmetrically, without zero points; int8 always is");
     v("store", store, "auto: the smallest of dense, bitmask and N:M for each weight; dense");
   }
 };
@@ -79,7 +80,7 @@ struct QuantizeOptions {
   void Visit(V&& v) {
     v("weights", weights, "int8 | int4: round to nearest, one scale per group of inputs");
     v("group", group, "inputs that share a scale; int8: a multiple of 32, int4: 32, 64 or 128");
-    v("symmetric", symmetric, "int4 without zero points; int8 has none");
+    v("symmetric", symmetric, "quantize symmetrically, without zero points; int8 always is");
     v("embed", embed, "quantize the embedding and the head as well; not with --targets");
     v("targets", targets, "weights to quantize: names, or re:REGEX; default: all in the blocks");
     v("ignore", ignore, "weights to leave alone");
