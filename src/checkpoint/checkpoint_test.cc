@@ -57,7 +57,8 @@ class CheckpointDirectory : public ::testing::Test {
   }
 
   static constexpr const char* kSpecs[] = {"bitmask-bf16", "bitmask-i8/32", "dense-i8/32",
-                                           "dense-bf16", "nm-bf16 2:4"};
+                                           "dense-bf16",   "nm-bf16 2:4",   "bitmask-i4/32",
+                                           "dense-u4/64"};
   const std::vector<float> values_ = SparseValues();
   TempDir dir_;
   std::string directory_;
@@ -72,7 +73,8 @@ std::vector<float> Unpack(const LinearWeight& weight) {
 TEST_F(CheckpointDirectory, ReadsBackEveryForm) {
   const auto checkpoint = Checkpoint::Open(directory_);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().ToString();
-  EXPECT_EQ((*checkpoint)->config().packed.size(), 4u);  // dense-bf16 is a plain tensor
+  EXPECT_EQ((*checkpoint)->config().packed.size(),
+            std::size(kSpecs) - 1);  // dense-bf16 is a plain tensor
   EXPECT_EQ((*checkpoint)->config().packed.at("bitmask-bf16").nonzeros, kRows * kCols / 2);
   EXPECT_EQ((*checkpoint)->config().torch_dtype, "bfloat16");
   for (const char* spec : kSpecs) {
@@ -119,7 +121,7 @@ TEST_F(CheckpointDirectory, LoadsFromSeveralThreads) {
   }
   for (std::thread& thread : threads)
     thread.join();
-  EXPECT_EQ(loaded, 2 * 5);
+  EXPECT_EQ(loaded, 2 * static_cast<int>(std::size(kSpecs)));
 }
 
 TEST_F(CheckpointDirectory, WrongRequestsAreNamed) {

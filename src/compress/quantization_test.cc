@@ -41,7 +41,7 @@ class CoarseQuantizer final : public Method {
 
 LinearLayer RandomLayer(std::vector<float>* w, double density) {
   LinearLayer layer;
-  layer.name = "w";
+  layer.name = std::string("w");  // GCC 12 warns of assigning "w"
   layer.rows = 40;
   layer.cols = 96;
   Rng rng(3);

@@ -62,24 +62,28 @@ inline void EncodeMasked(ValueType values, const BlockMask& mask, const uint16_t
 inline const std::byte* DecodeMasked(ValueType values, const std::byte* in, const uint16_t* zeros,
                                      uint16_t* codes) {
   const BlockMask mask = LoadMask(in);
+  const int64_t count = CountBits(mask);
   in += sizeof(mask.words);
-  const int64_t bits = CodeBits(values);
-  const int64_t cell = CellOf(values);
-  int64_t stored = 0;
-  for (int64_t i = 0; i < kBlockWeights; ++i) {
-    if (!mask.Bit(i)) {
-      codes[i] = zeros[BlockLane(i, cell)];
-      continue;
+  uint16_t stored[kBlockWeights + 1];
+  for (int64_t i = 0; i < count; ++i) {
+    switch (CodeBits(values)) {
+      case 4:
+        stored[i] = static_cast<uint16_t>(static_cast<int>(in[i / 2]) >> (i % 2 * 4) & 0xf);
+        break;
+      case 8: stored[i] = static_cast<uint16_t>(in[i]); break;
+      default: std::memcpy(&stored[i], in + 2 * i, 2);
     }
-    codes[i] = 0;
-    if (bits == 4) {
-      codes[i] = static_cast<uint16_t>(static_cast<int>(in[stored / 2]) >> (stored % 2 * 4) & 0xf);
-    } else {
-      std::memcpy(&codes[i], in + stored * bits / 8, static_cast<size_t>(bits / 8));
-    }
-    ++stored;
   }
-  return in + CodeBytes(values, stored);
+  stored[count] = 0;
+  // No branch to mispredict: masks are as good as random.
+  const int64_t cell = CellOf(values);
+  int64_t next = 0;
+  for (int64_t i = 0; i < kBlockWeights; ++i) {
+    const bool bit = mask.Bit(i);
+    codes[i] = bit ? stored[next] : zeros[BlockLane(i, cell)];
+    next += bit ? 1 : 0;
+  }
+  return in + CodeBytes(values, count);
 }
 
 // Of the block at `in`, whose mask has `stored` bits and whose codes are all there. A padding half

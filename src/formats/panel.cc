@@ -189,12 +189,10 @@ BlockCount CountBlock(const uint16_t* codes, const uint16_t* zeros, ValueType va
   BlockCount count;
   for (int64_t r = 0; r < kPanelRows; ++r) {
     for (int64_t c = 0; c < kBlockCols; ++c) {
-      if (codes[BlockPosition(r, c, cell)] == zeros[r]) continue;
-      if (r < rows && c < cols) {
-        ++count.nonzeros;
-      } else {
-        count.padding_is_zero = false;
-      }
+      const bool nonzero = codes[BlockPosition(r, c, cell)] != zeros[r];
+      const bool inside = r < rows && c < cols;
+      count.nonzeros += nonzero && inside ? 1 : 0;
+      count.padding_is_zero &= inside || !nonzero;
     }
   }
   return count;

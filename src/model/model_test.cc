@@ -304,7 +304,9 @@ int64_t CountNonZeros(const LinearWeight& weight) {
 TEST(Random, DensityIsExactAndMemoryIsDistinct) {
   const WeightSpec specs[] = {
       {.format = FormatId::kBitmask, .values = ValueType::kBf16},
-      {.format = FormatId::kBitmask, .values = ValueType::kI8, .group = 32}};
+      {.format = FormatId::kBitmask, .values = ValueType::kI8, .group = 32},
+      {.format = FormatId::kBitmask, .values = ValueType::kI4, .group = 64},
+      {.format = FormatId::kBitmask, .values = ValueType::kU4, .group = 32}};
   HfConfig config = SmallConfig();
   config.vocab_size = 128;
   config.intermediate_size = 64;  // all row counts but k's and v's are multiples of 64

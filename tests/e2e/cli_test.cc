@@ -360,6 +360,15 @@ TEST_F(Cli, QuantizeAndRecipe) {
   EXPECT_NEAR(MeanNll(Path("int8"), ids), MeanNll(Model(), ids), 0.2);
   EXPECT_LT(MustRun({"inspect", Path("int8"), "-o", "json"}).Json()["disk_bytes"].get<double>(),
             0.5 * MustRun({"inspect", Model(), "-o", "json"}).Json()["disk_bytes"].get<double>());
+  MustRun({"quantize", Model(), "--weights", "int4", "--group", "32", "--no-symmetric", "-o",
+           Path("int4")});
+  const auto bytes = [&](const std::string& model) {
+    return MustRun({"inspect", model, "-o", "json"}).Json()["disk_bytes"].get<double>();
+  };
+  EXPECT_LT(bytes(Path("int4")), 0.65 * bytes(Path("int8")));
+  EXPECT_NEAR(MeanNll(Path("int4"), ids), MeanNll(Model(), ids), 1.0);
+  ExpectError({"quantize", Model(), "--weights", "int4", "--group", "256", "-o", Path("z")}, 2,
+              {"32, 64 or 128"});
   std::ofstream(Path("bad.yaml")) << "steps: 3\n";
   ExpectError({"compress", Model(), "-r", Path("bad.yaml"), "-o", Path("y")}, 2, {"steps"});
   ExpectError({"compress", Model(), "-r", Path("no.yaml"), "-o", Path("y")}, 1, {"no.yaml"});
