@@ -215,15 +215,10 @@ Status Compressor::CheckSource() const {
 }
 
 Status Compressor::PrepareCalibration() {
-  HARROW_ASSIGN_OR_RETURN(
-      ModelCalibration taken,
-      CalibrateFor(*recipe_.calibration, model_->config(), options_.model, control_));
+  HARROW_ASSIGN_OR_RETURN(ModelCalibration taken,
+                          CalibrateFor(*recipe_.calibration, model_->config(), options_, control_));
   calibration_ = std::move(taken.calibration);
   report_.calibration = std::move(taken.report);
-  if (!options_.save_calibration.empty()) {
-    HARROW_RETURN_IF_ERROR(
-        WriteFileAtomically(options_.save_calibration, CalibrationJson(*calibration_)));
-  }
   return OkStatus();
 }
 

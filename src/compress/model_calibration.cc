@@ -2,13 +2,13 @@
 
 #include <algorithm>
 
+#include "base/atomic_file.h"
 #include "text/tokenizer.h"
 
 namespace harrow {
 
 Result<ModelCalibration> CalibrateFor(const CalibrationSpec& spec, const ModelConfig& config,
-                                      const std::string& model_directory,
-                                      const RunControl& control) {
+                                      const CompressOptions& options, const RunControl& control) {
   constexpr int64_t kDefaultSequenceLength = 2048;
   const int64_t context = config.max_context;
   if (spec.sequence_length > context) {
@@ -18,7 +18,7 @@ Result<ModelCalibration> CalibrateFor(const CalibrationSpec& spec, const ModelCo
   const int64_t length =
       spec.sequence_length > 0 ? spec.sequence_length : std::min(context, kDefaultSequenceLength);
   HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer,
-                          LoadTokenizer(model_directory));
+                          LoadTokenizer(options.model));
   Result<Calibration> taken = TakeCalibration(spec, length, *tokenizer, &control);
   if (!taken.ok()) return taken.status().At("calibration");
   ModelCalibration result{std::move(taken).value(), {}};
@@ -33,6 +33,10 @@ Result<ModelCalibration> CalibrateFor(const CalibrationSpec& spec, const ModelCo
   report.documents = result.calibration.documents;
   report.rejected_documents = result.calibration.rejected_documents;
   report.tokenizer = tokenizer->kind();
+  if (!options.save_calibration.empty()) {
+    HARROW_RETURN_IF_ERROR(
+        WriteFileAtomically(options.save_calibration, CalibrationJson(result.calibration)));
+  }
   return result;
 }
 

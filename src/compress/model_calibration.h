@@ -17,11 +17,11 @@ struct ModelCalibration {
   CalibrationReport report;
 };
 
-// Takes the sequences with the tokenizer in `model_directory`; a sequence_length of 0 becomes the
+// Takes the sequences with the tokenizer of options.model and writes their ids to
+// options.save_calibration, if that is given; a sequence_length of 0 becomes the
 // model's context, at most 2048 tokens, and one beyond the context is an error.
 Result<ModelCalibration> CalibrateFor(const CalibrationSpec& spec, const ModelConfig& config,
-                                      const std::string& model_directory,
-                                      const RunControl& control);
+                                      const CompressOptions& options, const RunControl& control);
 
 }  // namespace harrow
 

@@ -237,7 +237,9 @@ Status StructureStepRun::WriteBlock(int32_t b, const BlockDecision& decision,
     const LinearLayer& layer = *layers[i];
     linears.insert({layer.name, layer.bias_name});
     LinearWeight weight = layer.weight;
-    if (cut) HARROW_ASSIGN_OR_RETURN(weight, SliceWeight(layer, slices[i]));
+    if (cut) {
+      HARROW_ASSIGN_OR_RETURN(weight, SliceWeight(layer, slices[i]));
+    }
     HARROW_RETURN_IF_ERROR(writer->AddLinear(renamed(layer.name), weight));
   }
   const auto add_bias = [&](const LinearLayer& layer, const std::vector<int64_t>& kept,
@@ -318,9 +320,8 @@ Result<StructureReport> StructureStepRun::Run(const std::string& source, const s
   }
   HARROW_ASSIGN_OR_RETURN(model_, Model::Load(checkpoint_, {.lazy_blocks = true}));
   HARROW_RETURN_IF_ERROR(step_.method->Check(*model_).At(step_.where));
-  HARROW_ASSIGN_OR_RETURN(
-      ModelCalibration taken,
-      CalibrateFor(*recipe_.calibration, model_->config(), options_.model, control_));
+  HARROW_ASSIGN_OR_RETURN(ModelCalibration taken,
+                          CalibrateFor(*recipe_.calibration, model_->config(), options_, control_));
   calibration_ = std::move(taken.calibration);
   *calibration = std::move(taken.report);
   HARROW_ASSIGN_OR_RETURN(const std::string key, ResumeKey(*checkpoint_, step_.canonical,
