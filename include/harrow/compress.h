@@ -221,11 +221,50 @@ struct LayerReport {
   }
 };
 
+struct StructureBlockReport {
+  int64_t block = 0;
+  bool kept = true;
+  std::optional<double> score;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t ffn = 0;
+
+  template <class V>
+  void Visit(V&& v) {
+    v("block", block, "number in the model before the step");
+    v("kept", kept, "false: dropped whole");
+    v("score", score, "shortgpt: block influence; null for methods that do not score whole blocks");
+    v("heads", heads, "query heads left");
+    v("kv_heads", kv_heads, "key-value heads left");
+    v("ffn", ffn, "feed-forward neurons left");
+  }
+};
+
+struct StructureReport {
+  std::string method;
+  uint64_t bytes_before = 0;
+  uint64_t bytes = 0;
+  std::vector<StructureBlockReport> blocks;
+  std::vector<std::string> warnings;
+  double seconds = 0;
+
+  template <class V>
+  void Visit(V&& v) {
+    v("method", method, "structural step");
+    v("bytes_before", bytes_before, "tensors of the model before the step");
+    v("bytes", bytes, "tensors after it");
+    v("blocks", blocks, "one entry a block");
+    v("warnings", warnings, "what the user should know of this step");
+    v("seconds", seconds, "spent on this step, in the run that did it");
+  }
+};
+
 struct CompressReport {
   std::string model;
   std::string output;
   std::string recipe;
   CalibrationReport calibration;
+  std::vector<StructureReport> structure;
   std::vector<LayerReport> layers;
   std::vector<std::string> warnings;
   double sparsity = 0;
@@ -245,6 +284,7 @@ struct CompressReport {
     v("output", output, "directory written");
     v("recipe", recipe, "the recipe with all defaults filled in (JSON, which is YAML)");
     v("calibration", calibration, "what was calibrated on");
+    v("structure", structure, "one entry a structural step");
     v("layers", layers, "one entry a weight that was rewritten");
     v("warnings", warnings, "what the user should know, those of the layers included");
     v("sparsity", sparsity, "fraction of zeros in the linear weights of the blocks");

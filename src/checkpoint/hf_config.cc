@@ -14,11 +14,10 @@ namespace {
 
 using nlohmann::json;
 
-// Written by what needs it: a reader of version 1 would run a low-rank weight as its residual
-// alone.
-constexpr int32_t kHarrowVersion = 1;
-constexpr int32_t kLowRankVersion = 2;
-constexpr int32_t kMaxVersion = kLowRankVersion;
+constexpr int32_t kFirstVersion = 1;
+// Where there are low-rank weights, which a reader of version 1 would run as their residuals alone,
+// or layers of their own sizes.
+constexpr int32_t kSecondVersion = 2;
 constexpr uint64_t kMaxConfigBytes = 16 << 20;  // the harrow section takes about 200 bytes a weight
 
 // Caps are far above any model that exists and keep every later product of two of them (times eight
@@ -136,6 +135,48 @@ Status CheckStorage(const json& root) {
   return OkStatus();
 }
 
+Status ReadLayerSizes(const json& layers, HfConfig* config) {
+  if (!layers.is_array() || static_cast<int64_t>(layers.size()) != config->num_hidden_layers) {
+    return Corruption("layers: {}, expected a list of num_hidden_layers = {} objects",
+                      JsonQuote(layers), config->num_hidden_layers);
+  }
+  const int64_t heads = config->num_attention_heads;
+  const int64_t kv_heads = config->num_key_value_heads;
+  const auto read = [&](const json& entry, LayerSizes* sizes) -> Status {
+    if (!entry.is_object()) return Corruption("{}, expected an object", JsonQuote(entry));
+    HARROW_RETURN_IF_ERROR(
+        RequireJsonInt(entry, "num_attention_heads", 1, heads, &sizes->num_attention_heads));
+    HARROW_RETURN_IF_ERROR(
+        RequireJsonInt(entry, "num_key_value_heads", 1, kv_heads, &sizes->num_key_value_heads));
+    HARROW_RETURN_IF_ERROR(RequireJsonInt(entry, "intermediate_size", 1, config->intermediate_size,
+                                          &sizes->intermediate_size));
+    if (sizes->num_attention_heads * kv_heads != sizes->num_key_value_heads * heads) {
+      return Corruption("{} heads of {} key-value heads, expected {} each as in the whole model",
+                        sizes->num_attention_heads, sizes->num_key_value_heads, heads / kv_heads);
+    }
+    HARROW_RETURN_IF_ERROR(ReadJsonBool(entry, "o_proj_bias", &sizes->o_proj_bias));
+    return ReadJsonBool(entry, "down_proj_bias", &sizes->down_proj_bias);
+  };
+  for (size_t i = 0; i < layers.size(); ++i) {
+    LayerSizes sizes;
+    HARROW_RETURN_IF_ERROR(read(layers[i], &sizes).At(fmt::format("layers[{}]", i)));
+    config->layers.push_back(sizes);
+  }
+  return OkStatus();
+}
+
+json LayerSizesJson(const std::vector<LayerSizes>& layers) {
+  json list = json::array();
+  for (const LayerSizes& sizes : layers) {
+    list.push_back({{"num_attention_heads", sizes.num_attention_heads},
+                    {"num_key_value_heads", sizes.num_key_value_heads},
+                    {"intermediate_size", sizes.intermediate_size},
+                    {"o_proj_bias", sizes.o_proj_bias},
+                    {"down_proj_bias", sizes.down_proj_bias}});
+  }
+  return list;
+}
+
 Status ReadHarrowSection(const json& root, HfConfig* config) {
   const json* section = JsonGet(root, "harrow");
   if (section == nullptr) return OkStatus();
@@ -143,20 +184,24 @@ Status ReadHarrowSection(const json& root, HfConfig* config) {
   int64_t version = 0;
   HARROW_RETURN_IF_ERROR(
       RequireJsonInt(*section, "version", 1, std::numeric_limits<int32_t>::max(), &version));
-  if (version > kMaxVersion) {
-    return Unsupported("version {}, this build reads versions 1 to {}", version, kMaxVersion);
+  if (version > kSecondVersion) {
+    return Unsupported("version {}, this build reads versions 1 to {}", version, kSecondVersion);
   }
   config->harrow_version = static_cast<int32_t>(version);
   const json* weights = JsonGet(*section, "weights");
   if (weights == nullptr) return Corruption("weights is missing");
   HARROW_RETURN_IF_ERROR(ReadPackedWeights(*weights, &config->packed));
-  const json* low_rank = JsonGet(*section, "low_rank");
-  if (low_rank == nullptr) return OkStatus();
-  if (version < kLowRankVersion) {
-    return Corruption("low_rank: found in version {}, expected version {}", version,
-                      kLowRankVersion);
+  for (const char* const key : {"low_rank", "layers"}) {
+    if (JsonGet(*section, key) != nullptr && version < kSecondVersion) {
+      return Corruption("{}: found in version {}, expected version {}", key, version,
+                        kSecondVersion);
+    }
   }
-  return ReadLowRankWeights(*low_rank, &config->low_rank);
+  if (const json* low_rank = JsonGet(*section, "low_rank"); low_rank != nullptr) {
+    HARROW_RETURN_IF_ERROR(ReadLowRankWeights(*low_rank, &config->low_rank));
+  }
+  const json* layers = JsonGet(*section, "layers");
+  return layers != nullptr ? ReadLayerSizes(*layers, config) : OkStatus();
 }
 
 Status ReadConfig(const json& root, HfConfig* config) {
@@ -226,10 +271,12 @@ Result<std::string> WithHarrowSection(const HfConfig& config, const PackedWeight
                                       const LowRankWeights& low_rank) {
   HARROW_ASSIGN_OR_RETURN(json root, ParseJsonObject(config.json, kConfigFile));
   root.erase("harrow");
-  if (!packed.empty() || !low_rank.empty()) {
-    json section = {{"version", low_rank.empty() ? kHarrowVersion : kLowRankVersion},
+  const bool second = !low_rank.empty() || !config.layers.empty();
+  if (!packed.empty() || second) {
+    json section = {{"version", second ? kSecondVersion : kFirstVersion},
                     {"weights", PackedWeightsJson(packed)}};
     if (!low_rank.empty()) section["low_rank"] = LowRankWeightsJson(low_rank);
+    if (!config.layers.empty()) section["layers"] = LayerSizesJson(config.layers);
     if (!recipe_json.empty()) {
       HARROW_ASSIGN_OR_RETURN(section["recipe"], ParseJsonObject(recipe_json, "recipe"));
     }

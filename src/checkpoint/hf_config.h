@@ -45,6 +45,16 @@ struct LowRankInfo {
   bool residual = false;  // whether a weight is stored by the name itself, besides the factors
 };
 
+// Sizes of one block of a model whose blocks differ (docs/formats/checkpoint.md).
+struct LayerSizes {
+  int64_t num_attention_heads = 0;
+  int64_t num_key_value_heads = 0;
+  int64_t intermediate_size = 0;
+  bool o_proj_bias = false;  // self_attn.o_proj.bias exists
+  bool down_proj_bias = false;
+  bool operator==(const LayerSizes&) const = default;
+};
+
 // How the linear weights of a directory, or of one shard, are stored where they are not plain
 // tensors. Weight name ("model.layers.0.mlp.up_proj.weight") -> form.
 using PackedWeights = std::map<std::string, PackedWeightInfo>;
@@ -78,6 +88,9 @@ struct HfConfig {
   // stored otherwise is Unsupported.
   PackedWeights packed;
   LowRankWeights low_rank;
+  // One entry a block; empty: all blocks have the sizes above, which are upper bounds otherwise,
+  // and no such biases.
+  std::vector<LayerSizes> layers;
   int32_t harrow_version = 0;  // 0: no harrow section
   // The whole file, for writing it back with changes.
   std::string json;
@@ -89,7 +102,8 @@ struct HfConfig {
 Result<HfConfig> ParseHfConfig(std::string_view json, std::string_view where);
 Result<HfConfig> LoadHfConfig(const std::string& directory);
 
-// config.json text with the `harrow` section replaced (removed when it would say nothing) and
+// config.json text with the `harrow` section replaced by one for config.layers and these weights
+// (removed when it would say nothing) and
 // torch_dtype set when not empty. `recipe_json`, a JSON object or empty, is stored as the section's
 // "recipe".
 Result<std::string> WithHarrowSection(const HfConfig& config, const PackedWeights& packed,

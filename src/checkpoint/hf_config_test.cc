@@ -328,5 +328,46 @@ TEST(HfConfig, BadLowRankWeightsAreRefused) {
   }
 }
 
+TEST(HfConfig, LayerSizesRoundTrip) {
+  auto config = ParseExtra(R"(, "num_key_value_heads": 2)");
+  ASSERT_TRUE(config.ok());
+  config->layers = {{2, 1, 33, true, false}};
+  const auto text = WithHarrowSection(*config, {}, "", "");
+  ASSERT_TRUE(text.ok()) << text.status().ToString();
+  const auto again = ParseHfConfig(*text, "c");
+  ASSERT_TRUE(again.ok()) << again.status().ToString();
+  EXPECT_EQ(again->harrow_version, 2);
+  EXPECT_EQ(again->layers, config->layers);
+}
+
+TEST(HfConfig, BadLayerSizesAreRefused) {
+  const struct {
+    const char* layers;
+    std::initializer_list<std::string_view> fragments;
+  } kCases[] = {
+      {"{}", {"layers", "num_hidden_layers = 1"}},
+      {"[]", {"layers", "num_hidden_layers = 1"}},
+      {"[3]", {"layers[0]", "object"}},
+      {R"([{"num_attention_heads": 2, "num_key_value_heads": 1}])",
+       {"layers[0]", "intermediate_size"}},
+      {R"([{"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 97}])",
+       {"layers[0]", "intermediate_size", "97", "96"}},
+      {R"([{"num_attention_heads": 0, "num_key_value_heads": 1, "intermediate_size": 9}])",
+       {"layers[0]", "num_attention_heads"}},
+      {R"([{"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 9}])",
+       {"layers[0]", "2 heads of 2 key-value heads, expected 2 each"}},
+      {R"([{"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 9,
+            "o_proj_bias": 1}])",
+       {"layers[0]", "o_proj_bias"}},
+  };
+  for (const auto& c : kCases) {
+    SCOPED_TRACE(c.layers);
+    const auto config = ParseExtra(
+        R"(, "num_key_value_heads": 2, "harrow": {"version": 2, "weights": {}, "layers": )" +
+        std::string(c.layers) + "}");
+    ExpectError(config.status(), StatusCode::kCorruption, c.fragments);
+  }
+}
+
 }  // namespace
 }  // namespace harrow

@@ -16,6 +16,7 @@
 #include "compress/calibration_run.h"
 #include "compress/dense_stream.h"
 #include "compress/layer.h"
+#include "compress/model_calibration.h"
 #include "compress/output_path.h"
 #include "compress/plan.h"
 #include "compress/recipe.h"
@@ -23,6 +24,7 @@
 #include "compress/report_json.h"
 #include "compress/rescale.h"
 #include "compress/resume_key.h"
+#include "compress/structure/structure_pass.h"
 #include "harrow/compress.h"
 #include "model/model.h"
 
@@ -50,13 +52,18 @@ Status Cancelled() {
 
 class Compressor {
  public:
-  Compressor(const CompressOptions& options, const RunControl* control)
+  // `structured` is the model that structural steps left in place of options.model, or null.
+  Compressor(const CompressOptions& options, const RunControl* control, Recipe recipe,
+             const StructuredSource* structured)
       : options_(options),
+        structured_(structured),
+        source_(structured != nullptr ? structured->directory : options.model),
         control_(control != nullptr ? *control : silent_),
         pool_(options.threads),
         blas_threads_(pool_.size()),
         state_(NewForwardState(&pool_, kDefaultSequenceLength)),
-        start_(std::chrono::steady_clock::now()) {}
+        start_(std::chrono::steady_clock::now()),
+        recipe_(std::move(recipe)) {}
 
   Result<CompressReport> Run() {
     HARROW_RETURN_IF_ERROR(Prepare());
@@ -124,6 +131,8 @@ class Compressor {
   }
 
   const CompressOptions& options_;
+  const StructuredSource* structured_;
+  const std::string source_;
   const RunControl silent_;
   const RunControl& control_;
   ThreadPool pool_;
@@ -153,15 +162,7 @@ class Compressor {
 };
 
 Status Compressor::Prepare() {
-  if (options_.recipe_path.empty() == options_.recipe_text.empty()) {
-    return InvalidArgument("give a recipe, as a file or as text");
-  }
-  if (options_.output.empty()) return InvalidArgument("no output directory");
-  HARROW_RETURN_IF_ERROR(CheckOutputSparesSource(options_.output, options_.model));
-  HARROW_ASSIGN_OR_RETURN(recipe_, options_.recipe_path.empty()
-                                       ? ParseRecipe(options_.recipe_text, "recipe")
-                                       : LoadRecipe(options_.recipe_path));
-  HARROW_ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(options_.model));
+  HARROW_ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(source_));
   HARROW_ASSIGN_OR_RETURN(model_, Model::Load(checkpoint_, {.lazy_blocks = true}));
   HARROW_ASSIGN_OR_RETURN(plan_, MakePlan(recipe_, *model_));
   HARROW_RETURN_IF_ERROR(CheckSource());
@@ -183,6 +184,14 @@ Status Compressor::Prepare() {
       HARROW_ASSIGN_OR_RETURN(const TensorView view, checkpoint_->tensors().Find(name));
       report_.resident_bytes_before += view.bytes();
       report_.resident_bytes += view.bytes();
+    }
+  }
+  if (structured_ != nullptr) {
+    report_.structure = structured_->reports;
+    report_.calibration = structured_->calibration;
+    report_.disk_bytes_before = structured_->disk_bytes_before;
+    for (const StructureReport& step : structured_->reports) {  // already announced
+      report_.warnings.insert(report_.warnings.end(), step.warnings.begin(), step.warnings.end());
     }
   }
   for (const std::string& warning : plan_.warnings)
@@ -230,35 +239,11 @@ Status Compressor::CheckSource() const {
 }
 
 Status Compressor::PrepareCalibration() {
-  const CalibrationSpec& spec = *recipe_.calibration;
-  const int64_t context = model_->config().max_context;
-  if (spec.sequence_length > context) {
-    return InvalidArgument("calibration.sequence_length: {} exceeds the model's context of {}",
-                           spec.sequence_length, context);
-  }
-  const int64_t length =
-      spec.sequence_length > 0 ? spec.sequence_length : std::min(context, kDefaultSequenceLength);
-  HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const Tokenizer> tokenizer,
-                          LoadTokenizer(options_.model));
-  Result<Calibration> taken = TakeCalibration(spec, length, *tokenizer, &control_);
-  if (!taken.ok()) return taken.status().At("calibration");
-  calibration_ = std::move(taken).value();
+  HARROW_ASSIGN_OR_RETURN(ModelCalibration taken,
+                          CalibrateFor(*recipe_.calibration, model_->config(), options_, control_));
+  calibration_ = std::move(taken.calibration);
+  report_.calibration = std::move(taken.report);
   if (!calibration_->warning.empty()) Warn(calibration_->warning);
-  CalibrationReport& report = report_.calibration;
-  report.file = spec.file;
-  report.text_hash = fmt::format("{:016x}", calibration_->text_hash);
-  report.mode = spec.mode == CalibrationMode::kConcat ? "concat" : "papers";
-  report.seed = spec.seed;
-  report.samples = calibration_->samples();
-  report.sequence_length = length;
-  report.tokens = report.samples * length;
-  report.documents = calibration_->documents;
-  report.rejected_documents = calibration_->rejected_documents;
-  report.tokenizer = tokenizer->kind();
-  if (!options_.save_calibration.empty()) {
-    HARROW_RETURN_IF_ERROR(
-        WriteFileAtomically(options_.save_calibration, CalibrationJson(*calibration_)));
-  }
   return OkStatus();
 }
 
@@ -589,8 +574,7 @@ void Compressor::FindOtherTensors() {
   for (const Block& block : std::as_const(*model_).blocks()) {
     for (const LinearLayer* linear : block.linears())
       linears.insert(linear->name);
-    const std::string marker = fmt::format(".{}.", prefixes.size());
-    prefixes.push_back(block.q.name.substr(0, block.q.name.find(marker) + marker.size()));
+    prefixes.push_back(BlockPrefix(block, static_cast<int64_t>(prefixes.size())));
   }
   other_tensors_.resize(prefixes.size() + 1);
   for (const std::string& name : checkpoint_->tensors().names()) {
@@ -659,6 +643,7 @@ Result<CompressReport> Compressor::Finish() {
   HARROW_RETURN_IF_ERROR(writer_->CopySideFiles(options_.model));
   report_.sparsity =
       1.0 - static_cast<double>(block_nonzeros_) / static_cast<double>(block_weights_);
+  if (structured_ != nullptr) report_.resident_bytes_before = structured_->resident_bytes_before;
   report_.seconds = SecondsSince(start_);
   for (int32_t b = 0; b <= Blocks(); ++b) {
     HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const TensorSource> shard,
@@ -675,8 +660,26 @@ Result<CompressReport> Compressor::Finish() {
 }  // namespace
 
 Result<CompressReport> Compress(const CompressOptions& options, const RunControl* control) {
-  Compressor compressor(options, control);
-  return compressor.Run();
+  if (options.recipe_path.empty() == options.recipe_text.empty()) {
+    return InvalidArgument("give a recipe, as a file or as text");
+  }
+  if (options.output.empty()) return InvalidArgument("no output directory");
+  HARROW_RETURN_IF_ERROR(CheckOutputSparesSource(options.output, options.model));
+  HARROW_ASSIGN_OR_RETURN(Recipe recipe, options.recipe_path.empty()
+                                             ? ParseRecipe(options.recipe_text, "recipe")
+                                             : LoadRecipe(options.recipe_path));
+  if (recipe.structure.empty()) {
+    return Compressor(options, control, std::move(recipe), nullptr).Run();
+  }
+  const RunControl silent;
+  ThreadPool pool(options.threads);
+  HARROW_ASSIGN_OR_RETURN(
+      const StructuredSource structured,
+      ApplyStructure(options, recipe, &pool, control != nullptr ? *control : silent));
+  HARROW_ASSIGN_OR_RETURN(CompressReport report,
+                          Compressor(options, control, std::move(recipe), &structured).Run());
+  RemoveStructured(structured);
+  return report;
 }
 
 }  // namespace harrow

@@ -159,16 +159,46 @@ AllocationSpec ReadAllocation(OptionReader* options, const std::vector<RecipeSte
   return spec;
 }
 
+Result<StructureStep> ReadStructureStep(const YAML::Node& node, const std::string& where,
+                                        size_t index) {
+  OptionReader options(node, where, fmt::format("structure[{}]", index));
+  StructureStep step;
+  step.where = options.Location();
+  step.method_name = options.String("method", "");
+  const StructureInfo* info = FindStructureMethod(step.method_name);
+  if (info == nullptr) {
+    std::string names;
+    for (const StructureInfo& method : AllStructureMethods()) {
+      names += (names.empty() ? "" : " | ") + std::string(method.name);
+    }
+    options.Fail("method", step.method_name.empty()
+                               ? fmt::format("missing; expected {}", names)
+                               : fmt::format("expected {}, found \"{}\"", names, step.method_name));
+    return options.Finish();
+  }
+  step.method = info->make(&options);
+  HARROW_RETURN_IF_ERROR(options.Finish());
+  step.canonical = options.values().dump();
+  return step;
+}
+
 Result<Recipe> ReadRecipe(const YAML::Node& root, const std::string& where) {
   OptionReader options(root, where, "");
   Recipe recipe;
   const YAML::Node calibration = options.Child("calibration");
+  const YAML::Node structure = options.Child("structure");
   const YAML::Node steps = options.Child("steps");
   const YAML::Node allocation = options.Child("allocation");
   recipe.store_dense = options.Choice("store", "auto", {"auto", "dense"}) == "dense";
   recipe.output_error = options.Boolean("output_error", false);
+  if (structure.IsDefined() &&
+      (!structure.IsSequence() || structure.size() == 0 || structure.size() > 100)) {
+    options.Fail("structure", "expected a list of 1 to 100 structural steps");
+  }
   if (!steps.IsDefined()) {
-    options.Fail("steps", "missing; expected a list of at least one step");
+    if (!structure.IsDefined()) {
+      options.Fail("steps", "missing; expected a list of at least one step");
+    }
   } else if (!steps.IsSequence() || steps.size() == 0 || steps.size() > 1000) {
     options.Fail("steps", "expected a list of 1 to 1000 steps");
   }
@@ -181,9 +211,15 @@ Result<Recipe> ReadRecipe(const YAML::Node& root, const std::string& where) {
     HARROW_RETURN_IF_ERROR(reader.Finish());
     canonical["calibration"] = reader.values();
   }
-  nlohmann::ordered_json canonical_steps = nlohmann::ordered_json::array();
   bool needs_calibration = recipe.output_error;
-  for (size_t i = 0; i < steps.size(); ++i) {
+  for (size_t i = 0; i < (structure.IsDefined() ? structure.size() : 0); ++i) {
+    HARROW_ASSIGN_OR_RETURN(StructureStep step, ReadStructureStep(structure[i], where, i));
+    canonical["structure"].push_back(nlohmann::ordered_json::parse(step.canonical));
+    needs_calibration = true;
+    recipe.structure.push_back(std::move(step));
+  }
+  nlohmann::ordered_json canonical_steps = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < (steps.IsDefined() ? steps.size() : 0); ++i) {
     HARROW_ASSIGN_OR_RETURN(RecipeStep step, ReadStep(steps[i], where, i, &canonical_steps));
     needs_calibration = needs_calibration || step.method->needs() != StatisticsNeed::kNone ||
                         step.method->block_method() != nullptr;
@@ -202,9 +238,9 @@ Result<Recipe> ReadRecipe(const YAML::Node& root, const std::string& where) {
         "{}: calibration: missing; {} needs it. Add `calibration: {{file: text.jsonl}}`, or "
         "--calibration FILE",
         options.Location(),
-        recipe.output_error ? "output_error" : "a method of the steps or the allocation");
+        recipe.output_error ? "output_error" : "a method of the recipe or the allocation");
   }
-  canonical["steps"] = canonical_steps;
+  if (!canonical_steps.empty()) canonical["steps"] = canonical_steps;
   for (const auto& [key, value] : options.values().items())
     canonical[key] = value;
   recipe.canonical = canonical.dump(1);  // throws on what is not UTF-8

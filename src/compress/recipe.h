@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "compress/allocators/allocator.h"
 #include "compress/methods/method.h"
+#include "compress/structure/structure.h"
 
 namespace harrow {
 
@@ -50,11 +51,19 @@ struct AllocationSpec {
   std::unique_ptr<Allocator> allocator;
 };
 
+struct StructureStep {
+  std::string method_name;
+  std::string where;      // "recipe.yaml:3: structure[0]"
+  std::string canonical;  // the step with defaults filled in, JSON
+  std::unique_ptr<StructureMethod> method;
+};
+
 struct Recipe {
   std::optional<CalibrationSpec> calibration;
   std::optional<AllocationSpec> allocation;
-  std::vector<RecipeStep> steps;
-  bool store_dense = false;   // keep dense formats even where a sparse one is smaller
+  std::vector<StructureStep> structure;  // done before `steps`, on the whole model
+  std::vector<RecipeStep> steps;         // may be empty only where there is a structure
+  bool store_dense = false;              // keep dense formats even where a sparse one is smaller
   bool output_error = false;  // gather Hessians for every rewritten layer, to report its error
   // The whole recipe with defaults filled in: JSON, which is YAML that parses to the same recipe.
   std::string canonical;

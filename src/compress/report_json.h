@@ -44,7 +44,7 @@ struct ReportWriter {
   }
 };
 
-// Reads scalars; throws nlohmann's exceptions.
+// Reads scalars and lists; throws nlohmann's exceptions.
 struct ReportReader {
   const nlohmann::json& in;
   void operator()(const char* name, std::optional<double>& value, const char*) {
@@ -52,7 +52,12 @@ struct ReportReader {
   }
   template <class T>
   void operator()(const char* name, T& value, const char*) {
-    in.at(name).get_to(value);
+    if constexpr (IsStructVector<T>::value) {
+      for (const nlohmann::json& item : in.at(name))
+        value.emplace_back().Visit(ReportReader{item});
+    } else {
+      in.at(name).get_to(value);
+    }
   }
 };
 
@@ -66,7 +71,7 @@ nlohmann::ordered_json ReportToJson(const T& value) {
   return json;
 }
 
-// A struct of scalars from what ReportToJson wrote.
+// A struct of scalars, and lists of texts and such structs, from what ReportToJson wrote.
 template <class T>
 Result<T> ReportFromJson(const nlohmann::json& json) {
   try {

@@ -13,11 +13,13 @@ namespace harrow {
 
 struct ModelConfig {
   std::string family;  // "llama"
+  // ffn, heads and kv_heads are those of the largest block.
   int32_t hidden = 0;
   int32_t ffn = 0;
   int32_t layers = 0;
   int32_t heads = 0;
   int32_t kv_heads = 0;
+  std::vector<int32_t> layer_kv_heads;  // [layers]
   int32_t head_dim = 0;
   int32_t vocab = 0;
   int32_t max_context = 0;  // tokens

@@ -87,6 +87,9 @@ Status FillCommonConfig(const HfConfig& config, ModelConfig* out) {
   out->layers = static_cast<int32_t>(config.num_hidden_layers);
   out->heads = static_cast<int32_t>(heads);
   out->kv_heads = static_cast<int32_t>(kv_heads);
+  out->layer_kv_heads.assign(static_cast<size_t>(config.num_hidden_layers), out->kv_heads);
+  for (size_t i = 0; i < config.layers.size(); ++i)
+    out->layer_kv_heads[i] = static_cast<int32_t>(config.layers[i].num_key_value_heads);
   out->head_dim = static_cast<int32_t>(config.head_dim);
   out->vocab = static_cast<int32_t>(config.vocab_size);
   out->max_context = static_cast<int32_t>(config.max_position_embeddings);

@@ -34,17 +34,17 @@ void AddRows(ThreadPool* pool, float* x, const float* y, int64_t rows, int64_t d
 }
 
 // x [m, kv_heads * head_dim] into the cache [kv_heads, capacity, head_dim] at `start`.
-void StoreKv(const float* x, int64_t m, int64_t start, const ModelConfig& c, int64_t capacity,
-             float* cache) {
+void StoreKv(const float* x, int64_t m, int64_t start, int32_t kv_heads, int32_t head_dim,
+             int64_t capacity, float* cache) {
   for (int64_t token = 0; token < m; ++token) {
-    for (int32_t head = 0; head < c.kv_heads; ++head, x += c.head_dim) {
-      std::memcpy(cache + (head * capacity + start + token) * c.head_dim, x,
-                  static_cast<size_t>(c.head_dim) * sizeof(float));
+    for (int32_t head = 0; head < kv_heads; ++head, x += head_dim) {
+      std::memcpy(cache + (head * capacity + start + token) * head_dim, x,
+                  static_cast<size_t>(head_dim) * sizeof(float));
     }
   }
 }
 
-// y = x * W^T for each layer, all of which read x [m, k].
+// y = x * W^T + bias for each layer, all of which read x [m, k].
 void RunLinears(ForwardState* state, Observer* observer,
                 std::initializer_list<std::pair<const LinearLayer*, float*>> layers, const float* x,
                 int64_t m) {
@@ -57,6 +57,16 @@ void RunLinears(ForwardState* state, Observer* observer,
     ops[count++] = {.weight = &layer->weight, .y = y, .y_stride = layer->rows};
   }
   Linear(state->linear(), {ops, count}, x, k, m, k);
+  for (const auto& item : layers) {
+    const LinearLayer& layer = *item.first;
+    if (layer.bias_name.empty()) continue;
+    HARROW_CHECK(static_cast<int64_t>(layer.bias.size()) == layer.rows);
+    float* const y = item.second;
+    ForRows(state->pool(), m, layer.rows, [&layer, y](int64_t begin, int64_t end) {
+      for (int64_t token = begin; token < end; ++token)
+        AddInPlace(y + token * layer.rows, layer.bias.data(), layer.rows);
+    });
+  }
 }
 
 Status NoRoom(int64_t tokens) {
@@ -118,8 +128,9 @@ Status Model::ForwardBlock(int32_t index, float* hidden, int64_t m, int64_t star
   const Block& block = blocks_[static_cast<size_t>(index)];
   HARROW_CHECK(!block.attention_norm.empty());
   const ModelConfig& c = config_;
-  const int64_t q_width = int64_t{c.heads} * c.head_dim;
-  const int64_t kv_width = int64_t{c.kv_heads} * c.head_dim;
+  const int64_t q_width = block.q.rows;
+  const int64_t kv_width = block.k.rows;
+  const int32_t kv_heads = block.kv_heads;
   if (!kv->Reserve(start + m)) return NoRoom(start + m);
   const int64_t step = std::min(m, state->batch());
   state->Reserve(c, step);
@@ -140,10 +151,11 @@ Status Model::ForwardBlock(int32_t index, float* hidden, int64_t m, int64_t star
       const float* cosines = state->cosines() + begin * (c.head_dim / 2);
       const float* sines = state->sines() + begin * (c.head_dim / 2);
       float* k = state->k() + begin * kv_width;
-      ApplyRope(state->q() + begin * q_width, count, c.heads, c.head_dim, cosines, sines);
-      ApplyRope(k, count, c.kv_heads, c.head_dim, cosines, sines);
-      StoreKv(k, count, position + begin, c, kv->capacity(), keys);
-      StoreKv(state->v() + begin * kv_width, count, position + begin, c, kv->capacity(), values);
+      ApplyRope(state->q() + begin * q_width, count, block.heads, c.head_dim, cosines, sines);
+      ApplyRope(k, count, kv_heads, c.head_dim, cosines, sines);
+      StoreKv(k, count, position + begin, kv_heads, c.head_dim, kv->capacity(), keys);
+      StoreKv(state->v() + begin * kv_width, count, position + begin, kv_heads, c.head_dim,
+              kv->capacity(), values);
     });
     Attention({.q = state->q(),
                .k = keys,
@@ -152,8 +164,8 @@ Status Model::ForwardBlock(int32_t index, float* hidden, int64_t m, int64_t star
                .m = n,
                .start = position,
                .capacity = kv->capacity(),
-               .heads = c.heads,
-               .kv_heads = c.kv_heads,
+               .heads = block.heads,
+               .kv_heads = kv_heads,
                .head_dim = c.head_dim,
                .scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim))},
               state->pool());
@@ -163,9 +175,10 @@ Status Model::ForwardBlock(int32_t index, float* hidden, int64_t m, int64_t star
     NormRows(state->pool(), x, block.ffn_norm, c.rms_eps, n, state->normed());
     RunLinears(state, observer, {{&block.gate, state->gate()}, {&block.up, state->up()}},
                state->normed(), n);
-    ForRows(state->pool(), n, c.ffn, [&](int64_t begin, int64_t end) {
-      float* gate = state->gate() + begin * c.ffn;
-      GatedActivation(c.activation, gate, state->up() + begin * c.ffn, (end - begin) * c.ffn, gate);
+    const int64_t ffn = block.ffn;
+    ForRows(state->pool(), n, ffn, [&](int64_t begin, int64_t end) {
+      float* gate = state->gate() + begin * ffn;
+      GatedActivation(c.activation, gate, state->up() + begin * ffn, (end - begin) * ffn, gate);
     });
     RunLinears(state, observer, {{&block.down, state->projected()}}, state->gate(), n);
     AddRows(state->pool(), x, state->projected(), n, c.hidden);

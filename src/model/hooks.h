@@ -27,7 +27,7 @@ class KvStore {
   virtual bool Reserve(int64_t tokens) = 0;
   // Positions that fit the present storage; the stride of its KV heads.
   virtual int64_t capacity() const = 0;
-  // Layer storage, [kv_heads, capacity, head_dim] float32.
+  // Layer storage, [kv_heads of the layer, capacity, head_dim] float32.
   virtual float* keys(int32_t layer) = 0;
   virtual float* values(int32_t layer) = 0;
 };

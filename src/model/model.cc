@@ -69,6 +69,8 @@ Result<std::unique_ptr<Model>> Model::Load(std::shared_ptr<const Checkpoint> che
     for (LinearLayer* linear : block.linears()) {
       if (options.lazy_blocks) {
         HARROW_RETURN_IF_ERROR(model->CheckStored(linear->name, {linear->rows, linear->cols}));
+        if (linear->bias_name.empty()) continue;
+        HARROW_RETURN_IF_ERROR(model->CheckStored(linear->bias_name, {linear->rows}));
       } else {
         layers.push_back(linear);
       }
@@ -100,6 +102,8 @@ Result<std::unique_ptr<Model>> Model::Load(std::shared_ptr<const Checkpoint> che
 Status Model::LoadLinear(LinearLayer* layer) const {
   HARROW_ASSIGN_OR_RETURN(layer->weight,
                           checkpoint_->Linear(layer->name, layer->rows, layer->cols));
+  if (layer->bias_name.empty()) return OkStatus();
+  HARROW_ASSIGN_OR_RETURN(layer->bias, checkpoint_->Float32(layer->bias_name, {layer->rows}));
   return OkStatus();
 }
 
@@ -129,6 +133,7 @@ void Model::ReleaseBlock(int32_t index) {
   Block& block = blocks_[static_cast<size_t>(index)];
   for (LinearLayer* linear : block.linears()) {
     linear->weight = LinearWeight();
+    linear->bias = {};
     if (checkpoint_ == nullptr) continue;
     for (const std::string& tensor : checkpoint_->LinearTensors(linear->name)) {
       const auto view = checkpoint_->tensors().Find(tensor);
@@ -142,7 +147,7 @@ uint64_t Model::WeightBytesPerToken() const {
   bytes += embedding_.weight.data.size() / static_cast<uint64_t>(config_.vocab);
   for (const Block& block : blocks_) {
     for (const LinearLayer* linear : block.linears())
-      bytes += WeightBytes(linear->weight);
+      bytes += WeightBytes(linear->weight) + linear->bias.size() * sizeof(float);
     bytes += (block.attention_norm.size() + block.ffn_norm.size()) * sizeof(float);
   }
   return bytes;

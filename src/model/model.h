@@ -27,7 +27,9 @@ struct LinearLayer {
   std::string name;  // "model.layers.0.self_attn.q_proj.weight"
   int64_t rows = 0;
   int64_t cols = 0;
-  LinearWeight weight;  // empty when not loaded
+  LinearWeight weight;      // empty when not loaded
+  std::string bias_name;    // empty: it has none
+  std::vector<float> bias;  // [rows]; empty when there is none or it is not loaded
 };
 
 struct Block {
@@ -35,6 +37,9 @@ struct Block {
   std::string ffn_norm_name;
   std::vector<float> attention_norm;  // [hidden]
   std::vector<float> ffn_norm;        // [hidden]
+  int32_t heads = 0;
+  int32_t kv_heads = 0;
+  int32_t ffn = 0;
   LinearLayer q, k, v, o, gate, up, down;
   // The seven linears in the order of execution: q k v o gate up down.
   std::vector<LinearLayer*> linears() { return {&q, &k, &v, &o, &gate, &up, &down}; }
@@ -114,7 +119,7 @@ class Model {
  private:
   Model() = default;
   static Result<std::unique_ptr<Model>> Bind(const HfConfig& config);
-  Status LoadLinear(LinearLayer* layer) const;
+  Status LoadLinear(LinearLayer* layer) const;  // and its bias
   Status LoadNorm(const std::string& name, std::vector<float>* norm) const;
   Status CheckStored(const std::string& name, const Shape& shape) const;
   ModelConfig config_;
@@ -132,7 +137,8 @@ std::unique_ptr<ForwardState, void (*)(ForwardState*)> NewForwardState(ThreadPoo
                                                                        int64_t batch = 512);
 
 // A contiguous float32 KV cache that grows by doubling up to `max_tokens`; growing moves it, so
-// pointers from keys() and values() hold until the next Reserve.
+// pointers from keys() and values() hold until the next Reserve. With config.layers layers each has
+// room for its own KV heads, otherwise each for the most that a block has.
 std::unique_ptr<KvStore> NewContiguousKv(const ModelConfig& config, int32_t layers,
                                          int64_t max_tokens);
 

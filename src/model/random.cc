@@ -100,6 +100,9 @@ Result<std::unique_ptr<Model>> Model::Random(const HfConfig& config, const Weigh
   for (Block& block : model->blocks_) {
     const std::vector<LinearLayer*> linears = block.linears();
     layers.insert(layers.end(), linears.begin(), linears.end());
+    for (LinearLayer* linear : linears) {
+      if (!linear->bias_name.empty()) linear->bias.assign(static_cast<size_t>(linear->rows), 0.0f);
+    }
     block.attention_norm.assign(static_cast<size_t>(model->config_.hidden), 1.0f);
     block.ffn_norm = block.attention_norm;
   }
