@@ -206,12 +206,14 @@ std::optional<WeightSpec> SuitBlocks(const WeightSpec& wanted) {
   spec.values = IsQuantized(wanted.values) ? wanted.values : ValueType::kBf16;
   spec.group = wanted.group;
   spec.block_rows = static_cast<int32_t>(kPanelRows);
-  for (const int32_t cols : {16, 4, 1}) {
+  // Not 16x1, which decodes faster than a bitmask but gathers x: with 16 tokens and more it is
+  // slower than dense (docs/formats/block.md). Who only decodes packs it by name.
+  for (const int32_t cols : {16, 4}) {
     if (wanted.block_cols % cols != 0) continue;
     spec.block_cols = cols;
-    break;
+    return spec;
   }
-  return spec;
+  return std::nullopt;
 }
 
 }  // namespace
