@@ -133,10 +133,10 @@ TEST_F(AllocationTest, EveryAllocatorMeetsTheMeanAndThePrunersMeetTheAllocation)
   }
   file << "]}";
   file.close();
-  for (const std::string& allocation :
-       std::vector<std::string>{"method: uniform", "method: owl, lambda: 0.1", "method: dlp",
-                                "method: alphapruning", "method: alphapruning, min: 0.6, max: 0.75",
-                                "method: sensitivity, file: " + dir_.File("s.json")}) {
+  for (const std::string& allocation : std::vector<std::string>{
+           "method: uniform", "method: owl, lambda: 0.1", "method: dlp",
+           "method: alphapruning, epsilon: 0.2", "method: alphapruning, min: 0.6, max: 0.75",
+           "method: sensitivity, file: " + dir_.File("s.json")}) {
     SCOPED_TRACE(allocation);
     // Magnitude compares within the whole layer: exact to one weight.
     const Result<CompressReport> report =
