@@ -238,7 +238,9 @@ TEST_F(AllocationTest, EmbeddingAndHeadTakePartByChoice) {
       const bool outer =
           layer.name == "model.embed_tokens.weight" || layer.name == "lm_head.weight";
       EXPECT_EQ(layer.allocated_sparsity.has_value(), !outer || report == &*in) << layer.name;
-      if (outer && report == &*out) EXPECT_EQ(layer.requested_sparsity, 0.6);
+      if (outer && report == &*out) {
+        EXPECT_EQ(layer.requested_sparsity, 0.6);
+      }
     }
   }
   ExpectError(Calibration() + steps + "allocation: {method: owl, embed: true}",
