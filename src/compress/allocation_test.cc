@@ -133,10 +133,10 @@ TEST_F(AllocationTest, EveryAllocatorMeetsTheMeanAndThePrunersMeetTheAllocation)
   }
   file << "]}";
   file.close();
-  for (const std::string& allocation :
-       std::vector<std::string>{"method: uniform", "method: owl, lambda: 0.1", "method: dlp",
-                                "method: alphapruning", "method: alphapruning, min: 0.6, max: 0.75",
-                                "method: sensitivity, file: " + dir_.File("s.json")}) {
+  for (const std::string& allocation : std::vector<std::string>{
+           "method: uniform", "method: owl, lambda: 0.1", "method: dlp",
+           "method: alphapruning, epsilon: 0.2", "method: alphapruning, min: 0.6, max: 0.75",
+           "method: sensitivity, file: " + dir_.File("s.json")}) {
     SCOPED_TRACE(allocation);
     // Magnitude compares within the whole layer: exact to one weight.
     const Result<CompressReport> report =
@@ -238,7 +238,9 @@ TEST_F(AllocationTest, EmbeddingAndHeadTakePartByChoice) {
       const bool outer =
           layer.name == "model.embed_tokens.weight" || layer.name == "lm_head.weight";
       EXPECT_EQ(layer.allocated_sparsity.has_value(), !outer || report == &*in) << layer.name;
-      if (outer && report == &*out) EXPECT_EQ(layer.requested_sparsity, 0.6);
+      if (outer && report == &*out) {
+        EXPECT_EQ(layer.requested_sparsity, 0.6);
+      }
     }
   }
   ExpectError(Calibration() + steps + "allocation: {method: owl, embed: true}",
