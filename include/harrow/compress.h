@@ -95,7 +95,7 @@ struct QuantizeOptions {
     v("weights", weights, "int8 | int4: one scale per group of inputs");
     v("group", group, "inputs that share a scale; int8: a multiple of 32, int4: 32, 64 or 128");
     v("symmetric", symmetric, "int4 without zero points; int8 has none");
-    v("act_order", act_order, "gptq: inputs with large activations first");
+    v("act_order", act_order, "take inputs with large activations first (gptq)");
     v("calibration", calibration, "text to calibrate on: .jsonl with a field `text`, or .txt");
     v("mode", mode, "papers | concat, as for harrow prune");
     v("samples", samples, "calibration sequences");

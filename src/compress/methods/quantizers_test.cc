@@ -165,8 +165,12 @@ TEST(QuantizersTest, LoseLessThanRoundToNearestOnCorrelatedInputs) {
       const double rtn = ErrorOf(inputs, {"{method: rtn, " + format + "}"});
       EXPECT_LT(ErrorOf(inputs, {"{method: gptq, act_order: false, " + format + "}"}), 0.9 * rtn);
       EXPECT_LT(ErrorOf(inputs, {"{method: gptq, act_order: true, " + format + "}"}), 0.9 * rtn);
-      // Without scales AWQ still clips, group by group where that helps.
-      EXPECT_LT(ErrorOf(inputs, {"{method: awq, scale: false, " + format + "}"}), rtn);
+      // Without scales AWQ still clips, group by group where that helps: not at 8 bits.
+      const double clipped = ErrorOf(inputs, {"{method: awq, scale: false, " + format + "}"});
+      EXPECT_LE(clipped, rtn);
+      if (values != "i8") {
+        EXPECT_LT(clipped, 0.95 * rtn);
+      }
       EXPECT_EQ(ErrorOf(inputs, {"{method: awq, scale: false, clip: false, " + format + "}"}), rtn);
     }
   }

@@ -32,7 +32,7 @@ inline std::unique_ptr<Method> Make(const std::string& yaml, Status* status = nu
 
 inline LayerWork MakeLayer(int64_t rows, int64_t cols, ThreadPool* pool) {
   LayerWork layer;
-  layer.name = "w";
+  layer.name = std::string("w");
   layer.rows = rows;
   layer.cols = cols;
   layer.w.resize(static_cast<size_t>(rows * cols));
