@@ -39,6 +39,11 @@ struct Block {
   // The seven linears in the order of execution: q k v o gate up down.
   std::vector<LinearLayer*> linears() { return {&q, &k, &v, &o, &gate, &up, &down}; }
   std::vector<const LinearLayer*> linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
+  // Linears that read the same input, in the order of execution: what calibration gathers one set
+  // of statistics for. Each of a block's experts has groups of its own.
+  std::vector<std::vector<const LinearLayer*>> input_groups() const {
+    return {{&q, &k, &v}, {&o}, {&gate, &up}, {&down}};
+  }
 };
 
 // Scratch of one forward pass at a time; grows with the number of tokens in a call and is reused.
