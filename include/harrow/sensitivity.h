@@ -26,7 +26,8 @@ struct LayerCalibration {
   template <class V>
   void Visit(V&& v) {
     v("calibration", calibration, "text to calibrate on: .jsonl with a field `text`, or .txt");
-    v("mode", mode, "papers: random crops of documents that are long enough; concat: of all joined");
+    v("mode", mode,
+      "papers: random crops of documents that are long enough; concat: of all joined");
     v("samples", samples, "calibration sequences", Limits{1, 1 << 20});
     v("calibration_length", calibration_length,
       "tokens a calibration sequence; 0: the model's context, at most 2048", Limits{0, 1 << 20});
@@ -145,8 +146,8 @@ struct PatternOptions {
   std::string model;
   std::string layer;
   std::vector<std::string> methods;
-  std::vector<std::string> pattern_list = {"unstructured", "4:8",   "2:4",  "1:4",
-                                           "16x1",         "1x4",   "4x4",  "16x16", "32x32"};
+  std::vector<std::string> pattern_list = {"unstructured", "4:8", "2:4",   "1:4",  "16x1",
+                                           "1x4",          "4x4", "16x16", "32x32"};
   std::vector<double> sparsity = {0.3, 0.5, 0.7};
   std::string then;
   double bytes_ratio = 0.6;

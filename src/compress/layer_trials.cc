@@ -93,9 +93,8 @@ Result<std::unique_ptr<LayerTrials>> LayerTrials::Start(const Model* model,
   trials->calibration_ = std::move(taken).value();
   std::error_code ignored;
   HARROW_ASSIGN_OR_RETURN(
-      trials->run_,
-      CalibrationRun::Start(*model, *trials->calibration_,
-                            std::filesystem::temp_directory_path(ignored).string()));
+      trials->run_, CalibrationRun::Start(*model, *trials->calibration_,
+                                          std::filesystem::temp_directory_path(ignored).string()));
   return trials;
 }
 
@@ -118,8 +117,7 @@ Status LayerTrials::Observe(int32_t b, const NeedOf& need_of, const OnSequence& 
       need = need | need_of(linear->name);
     if (need != StatisticsNeed::kNone) observer.Watch(group, need);
   }
-  HARROW_RETURN_IF_ERROR(
-      run_->RunBlock(b, state_.get(), &observer, /*advance=*/true, on_sequence));
+  HARROW_RETURN_IF_ERROR(run_->RunBlock(b, state_.get(), &observer, /*advance=*/true, on_sequence));
   next_ = b + 1;
   for (const LinearLayer* linear : block.linears()) {
     statistics_[linear->name] = observer.Take(linear->name);

@@ -57,7 +57,9 @@ class LayerTrials {
   Result<CompressedLayer> Compress(const Trial& trial, const LinearLayer& layer);
 
   int64_t samples() const { return calibration_ ? calibration_->samples() : 0; }
-  int64_t tokens() const { return calibration_ ? static_cast<int64_t>(calibration_->ids.size()) : 0; }
+  int64_t tokens() const {
+    return calibration_ ? static_cast<int64_t>(calibration_->ids.size()) : 0;
+  }
   uint64_t text_hash() const { return calibration_ ? calibration_->text_hash : 0; }
 
  private:

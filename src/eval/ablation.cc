@@ -100,8 +100,13 @@ void Run::ListVariants() {
   const size_t steps = recipe_.steps.size();
   const auto add = [&](std::string name, std::string kind, const std::function<bool(size_t)>& keep,
                        const std::string& ignore) {
-    variants_.push_back(
-        {std::move(name), std::move(kind), RecipeVariant(recipe_, keep, ignore), Methods(keep)});
+    std::string recipe = RecipeVariant(recipe_, keep, ignore);
+    for (Variant& variant : variants_) {
+      if (variant.recipe != recipe) continue;  // of two steps, one left out is the other alone
+      variant.name += " = " + name;
+      return;
+    }
+    variants_.push_back({std::move(name), std::move(kind), std::move(recipe), Methods(keep)});
   };
   const auto all = [](size_t) { return true; };
   add("whole recipe", "whole", all, "");
@@ -109,17 +114,20 @@ void Run::ListVariants() {
   for (size_t i = 0; i < steps; ++i)
     quantizing += Quantizes(i) ? 1 : 0;
   if (quantizing > 0 && quantizing < steps) {
-    add("sparsity alone", "sparsity alone", [this](size_t i) { return !Quantizes(i); }, "");
-    add("quantization alone", "quantization alone", [this](size_t i) { return Quantizes(i); }, "");
+    add(
+        "sparsity alone", "sparsity alone", [this](size_t i) { return !Quantizes(i); }, "");
+    add(
+        "quantization alone", "quantization alone", [this](size_t i) { return Quantizes(i); }, "");
   } else if (steps > 0) {
-    report_.notes.push_back(quantizing == 0
-                                ? "no step quantizes: sparsity and quantization cannot be told apart"
-                                : "every step quantizes: sparsity and quantization cannot be told "
-                                  "apart");
+    report_.notes.push_back(
+        quantizing == 0 ? "no step quantizes: sparsity and quantization cannot be told apart"
+                        : "every step quantizes: sparsity and quantization cannot be told "
+                          "apart");
   }
   if (options_.steps && steps > 1) {
     for (size_t left_out = 0; left_out < steps; ++left_out) {
-      add(fmt::format("without step {} ({})", left_out, recipe_.steps[left_out].method_name),
+      add(
+          fmt::format("without step {} ({})", left_out, recipe_.steps[left_out].method_name),
           "without step", [left_out](size_t i) { return i != left_out; }, "");
     }
   }
@@ -127,8 +135,7 @@ void Run::ListVariants() {
     const std::vector<Block>& blocks = std::as_const(*dense_.model).blocks();
     for (size_t b = 0; b < blocks.size(); ++b) {
       const std::string prefix = BlockPrefix(blocks[b].q.name, static_cast<int32_t>(b));
-      add(fmt::format("without block {}", b), "without block", all,
-          "re:^" + QuoteRegex(prefix));
+      add(fmt::format("without block {}", b), "without block", all, "re:^" + QuoteRegex(prefix));
     }
   }
 }
@@ -146,8 +153,7 @@ Status Run::RunVariant(const Variant& variant, const std::string& prefix) {
   if (!compressed.ok()) {
     // What is left after leaving something out need not be a recipe: a step for that block alone.
     if (compressed.status().code() == StatusCode::kInvalidArgument && variant.kind != "whole") {
-      report_.notes.push_back(
-          fmt::format("{}: {}", variant.name, compressed.status().message()));
+      report_.notes.push_back(fmt::format("{}: {}", variant.name, compressed.status().message()));
       return OkStatus();
     }
     return compressed.status();
@@ -199,8 +205,7 @@ Result<AblationReport> Run::Measure() {
   if (sparsity_ && quantization_) {
     report_.additivity = JudgeAdditivity(*sparsity_, *quantization_, *whole_);
   }
-  report_.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!options_.html.empty()) {
     HARROW_RETURN_IF_ERROR(WriteFileAtomically(options_.html, AblationPage(report_)));
   }
@@ -245,20 +250,20 @@ Additivity JudgeAdditivity(const DivergenceReport& sparsity, const DivergenceRep
   result.quantization_kl = Mean(quantization.kl);
   result.both_kl = Mean(both.kl);
   const double sum = result.sparsity_loss + result.quantization_loss;
-  const std::string figures = fmt::format("both cost {:.5f} nats a token, the sum is {:.5f}, the "
-                                          "difference {:+.5f}",
-                                          result.both_loss, sum, result.excess);
+  const std::string figures = fmt::format(
+      "both cost {:.5f} nats a token, the sum is {:.5f}, the "
+      "difference {:+.5f}",
+      result.both_loss, sum, result.excess);
   if (!result.excess_stderr) {
     result.verdict = fmt::format("cannot be told from one window: {}", figures);
   } else {
     const double error = *result.excess_stderr;
     const bool clear = std::abs(result.excess) > 2 * error;
-    result.verdict = fmt::format(
-        "{}: {} (standard error {:.5f})",
-        !clear              ? "errors add, as far as this text can tell"
-        : result.excess > 0 ? "errors more than add"
-                            : "errors less than add",
-        figures, error);
+    result.verdict = fmt::format("{}: {} (standard error {:.5f})",
+                                 !clear              ? "errors add, as far as this text can tell"
+                                 : result.excess > 0 ? "errors more than add"
+                                                     : "errors less than add",
+                                 figures, error);
   }
   return result;
 }
@@ -283,7 +288,8 @@ std::string AblationPage(const AblationReport& report) {
   };
   for (const AblationRow& row : report.rows) {
     map.rows.push_back(row.variant);
-    map.cells.push_back({{row.loss_increase, "loss increase"}, {row.kl, "KL"}, {row.saved, "saved"}});
+    map.cells.push_back(
+        {{row.loss_increase, "loss increase"}, {row.kl, "KL"}, {row.saved, "saved"}});
     table.rows.push_back({row.variant, row.methods, fmt::format("{:.4f}", row.sparsity),
                           fmt::format("{:.3f}", row.bits_per_weight),
                           fmt::format("{:+.5f}", row.loss_increase),

@@ -19,8 +19,8 @@ namespace harrow {
 // last. Not thread safe.
 class ChangeScorer {
  public:
-  // Runs the model as it is over the first `windows` windows of `seqlen` tokens of `ids`, and stands
-  // in front of block 0. `model` and `pool` must outlive it.
+  // Runs the model as it is over the first `windows` windows of `seqlen` tokens of `ids`, and
+  // stands in front of block 0. `model` and `pool` must outlive it.
   static Result<std::unique_ptr<ChangeScorer>> Create(const Model* model, ThreadPool* pool,
                                                       const std::vector<int32_t>& ids,
                                                       int64_t seqlen, int64_t windows,
@@ -46,11 +46,11 @@ class ChangeScorer {
   int32_t next_ = 0;  // the block it stands in front of
   std::vector<int32_t> ids_;
   std::unique_ptr<ForwardState, void (*)(ForwardState*)> state_;
-  std::unique_ptr<KvStore> kv_;     // one layer
-  std::vector<float> front_;        // [windows, seqlen, hidden]
-  std::vector<float> dense_;        // behind the last block
-  std::vector<float> changed_;      // one window
-  std::vector<float> logits_[2];    // some positions
+  std::unique_ptr<KvStore> kv_;   // one layer
+  std::vector<float> front_;      // [windows, seqlen, hidden]
+  std::vector<float> dense_;      // behind the last block
+  std::vector<float> changed_;    // one window
+  std::vector<float> logits_[2];  // some positions
 };
 
 }  // namespace harrow

@@ -47,10 +47,11 @@ std::string Judge(const StudyPoint& rival, const std::vector<StudyPoint>& points
                        KlText(rival));
   }
   if (closest != nullptr) {
-    return fmt::format("{}: no; the best sparse recipe that costs less ({}, {:.3f} of it) has a KL "
-                       "of {} against {}",
-                       cost.name, closest->name, cost.of(*closest) / cost.of(rival),
-                       KlText(*closest), KlText(rival));
+    return fmt::format(
+        "{}: no; the best sparse recipe that costs less ({}, {:.3f} of it) has a KL "
+        "of {} against {}",
+        cost.name, closest->name, cost.of(*closest) / cost.of(rival), KlText(*closest),
+        KlText(rival));
   }
   return fmt::format("{}: no; no sparse recipe costs less at any KL", cost.name);
 }
@@ -89,7 +90,7 @@ std::vector<std::string> JudgeSparse(const std::vector<StudyPoint>& points) {
       std::any_of(points.begin(), points.end(), [](const StudyPoint& p) { return p.sparse; });
   if (!any) return {"No point is sparse, so there is nothing to hold against dense quantization."};
   for (const StudyPoint& rival : points) {
-    if (rival.kind == "recipe") continue;
+    if (rival.kind != "baseline") continue;
     std::string verdict =
         fmt::format("Does a sparse recipe beat {} ({:.3f} bits a weight) at no more KL? ",
                     rival.name, rival.bits_per_weight);

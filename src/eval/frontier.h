@@ -21,8 +21,9 @@ std::vector<std::vector<size_t>> Dominators(const std::vector<CostAndLoss>& poin
 // Fills dominated_bytes, dominated_decode and dominated_prefill.
 void MarkDominated(std::vector<StudyPoint>* points);
 
-// Sentences: bits per weight of sparse points beside the dense quantized ones, and for each point
-// to beat whether a sparse one of no more KL costs less, in bytes, decode time and prefill time.
+// Sentences: for each dense quantized point to beat whether a sparse one of no more KL costs less,
+// in bytes, decode time and prefill time; and which sparse points store no fewer bits a weight than
+// it.
 std::vector<std::string> JudgeSparse(const std::vector<StudyPoint>& points);
 
 }  // namespace harrow

@@ -41,25 +41,24 @@ std::vector<double> MeasureProducts(const std::vector<const LinearWeight*>& weig
     value = static_cast<float>(rng.Normal());
   const std::unique_ptr<LinearScratch, LinearScratchDeleter> scratch(NewLinearScratch());
   const LinearContext context = {pool, scratch.get()};
-  const auto run = [&](const LinearWeight& weight, int64_t times) {
-    const auto start = Clock::now();
-    for (int64_t i = 0; i < times; ++i) {
-      const LinearOp op = {&weight, y.data(), rows};
-      Linear(context, std::span<const LinearOp>(&op, 1), x.data(), cols, m, cols);
-    }
-    return Seconds(start) / static_cast<double>(times);
+  const auto product = [&](const LinearWeight& weight) {
+    const LinearOp op = {&weight, y.data(), rows};
+    Linear(context, std::span<const LinearOp>(&op, 1), x.data(), cols, m, cols);
   };
-  std::vector<int64_t> times(weights.size());
-  for (size_t i = 0; i < weights.size(); ++i) {
-    run(*weights[i], 1);  // warm-up
-    times[i] = std::max<int64_t>(
-        1, static_cast<int64_t>(kMeasureSeconds / std::max(run(*weights[i], 1), 1e-9)));
-  }
   std::vector<std::vector<double>> samples(weights.size());
   for (int round = 0; round < kRounds; ++round) {
     for (size_t step = 0; step < weights.size(); ++step) {
       const size_t i = round % 2 == 0 ? step : weights.size() - 1 - step;
-      samples[i].push_back(run(*weights[i], times[i]));
+      product(*weights[i]);  // brings the weight into the cache, where it fits
+      const auto start = Clock::now();
+      int64_t times = 0;
+      double seconds = 0;
+      do {
+        product(*weights[i]);
+        ++times;
+        seconds = Seconds(start);
+      } while (seconds < kMeasureSeconds);
+      samples[i].push_back(seconds / static_cast<double>(times));
     }
   }
   std::vector<double> medians;
@@ -320,9 +319,7 @@ Result<PatternReport> Search::Run() {
   }
   HARROW_RETURN_IF_ERROR(trials_->Observe(
       block_,
-      [&](const std::string& name) {
-        return name == layer_->name ? need : StatisticsNeed::kNone;
-      },
+      [&](const std::string& name) { return name == layer_->name ? need : StatisticsNeed::kNone; },
       [&] {
         if (control_ == nullptr) return OkStatus();
         if (control_->Cancelled()) {
@@ -341,6 +338,14 @@ Result<PatternReport> Search::Run() {
   }
   MeasureTimes();
   FindEqualTimes();
+  report_.notes.push_back(
+      "times are of one product repeated, so a weight that fits into a cache is read from there");
+  for (const auto& [tokens, list] : {std::pair(int64_t{1}, &report_.equal_decode),
+                                     std::pair(kPrefillTokens, &report_.equal_prefill)}) {
+    if (!list->empty()) continue;
+    report_.notes.push_back(fmt::format("nothing measured takes {} of the time with {} token{}",
+                                        options_.time_ratio, tokens, tokens == 1 ? "" : "s"));
+  }
   for (std::vector<PatternPoint>* list :
        {&report_.equal_bytes, &report_.equal_decode, &report_.equal_prefill}) {
     std::stable_sort(list->begin(), list->end(), [](const PatternPoint& a, const PatternPoint& b) {
@@ -355,18 +360,18 @@ Result<PatternReport> Search::Run() {
 }
 
 std::string Label(const PatternPoint& point) {
-  return point.method.empty() ? point.pattern
-                              : fmt::format("{} {} {:.3f}", point.method, point.pattern,
-                                            point.sparsity);
+  return point.method.empty()
+             ? point.pattern
+             : fmt::format("{} {} {:.3f}", point.method, point.pattern, point.sparsity);
 }
 
 }  // namespace
 
 std::optional<PatternPoint> AtBudget(std::vector<PatternPoint> points, double PatternPoint::*ratio,
                                      double budget) {
-  std::stable_sort(
-      points.begin(), points.end(),
-      [](const PatternPoint& a, const PatternPoint& b) { return a.sparsity < b.sparsity; });
+  std::stable_sort(points.begin(), points.end(), [](const PatternPoint& a, const PatternPoint& b) {
+    return a.sparsity < b.sparsity;
+  });
   for (size_t i = 0; i < points.size(); ++i) {
     if (points[i].*ratio > budget) continue;
     if (i == 0) return points[0];
@@ -378,12 +383,12 @@ std::optional<PatternPoint> AtBudget(std::vector<PatternPoint> points, double Pa
     point.spec.clear();
     point.interpolated = true;
     point.sparsity = mix(a.sparsity, b.sparsity);
-    point.relative_error = a.relative_error > 0 && b.relative_error > 0
-                               ? std::exp(mix(std::log(a.relative_error),
-                                              std::log(b.relative_error)))
-                               : mix(a.relative_error, b.relative_error);
-    point.bytes = static_cast<uint64_t>(
-        mix(static_cast<double>(a.bytes), static_cast<double>(b.bytes)));
+    point.relative_error =
+        a.relative_error > 0 && b.relative_error > 0
+            ? std::exp(mix(std::log(a.relative_error), std::log(b.relative_error)))
+            : mix(a.relative_error, b.relative_error);
+    point.bytes =
+        static_cast<uint64_t>(mix(static_cast<double>(a.bytes), static_cast<double>(b.bytes)));
     for (double PatternPoint::*field :
          {&PatternPoint::bytes_ratio, &PatternPoint::decode_us, &PatternPoint::decode_ratio,
           &PatternPoint::prefill_us, &PatternPoint::prefill_ratio}) {
@@ -428,13 +433,12 @@ std::string PatternPage(const PatternReport& report) {
                     {{"method", "pattern", "sparsity", "relative error", "bytes", "of dense",
                       "1 token, us", "of dense", "128 tokens, us", "of dense", "stored as"}}};
     for (const PatternPoint& p : points) {
-      table.rows.push_back({p.method, p.pattern, fmt::format("{:.4f}", p.sparsity),
-                            fmt::format("{:.5g}", p.relative_error), fmt::format("{}", p.bytes),
-                            fmt::format("{:.3f}", p.bytes_ratio), fmt::format("{:.1f}", p.decode_us),
-                            fmt::format("{:.3f}", p.decode_ratio),
-                            fmt::format("{:.1f}", p.prefill_us),
-                            fmt::format("{:.3f}", p.prefill_ratio),
-                            p.interpolated ? "interpolated" : p.spec});
+      table.rows.push_back(
+          {p.method, p.pattern, fmt::format("{:.4f}", p.sparsity),
+           fmt::format("{:.5g}", p.relative_error), fmt::format("{}", p.bytes),
+           fmt::format("{:.3f}", p.bytes_ratio), fmt::format("{:.1f}", p.decode_us),
+           fmt::format("{:.3f}", p.decode_ratio), fmt::format("{:.1f}", p.prefill_us),
+           fmt::format("{:.3f}", p.prefill_ratio), p.interpolated ? "interpolated" : p.spec});
     }
     page.tables.push_back(std::move(table));
   };

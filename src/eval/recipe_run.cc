@@ -57,7 +57,8 @@ Result<TemporaryFolder> TemporaryFolder::Create(const std::string& parent) {
   if (!error) std::filesystem::create_directories(base, error);
   if (error) return Error(StatusCode::kIoError, "{}: {}", base, error.message());
   std::string path = base + "/harrow-XXXXXX";
-  if (::mkdtemp(path.data()) == nullptr) return IoErrorWithErrno("create a folder in " + base, errno);
+  if (::mkdtemp(path.data()) == nullptr)
+    return IoErrorWithErrno("create a folder in " + base, errno);
   TemporaryFolder folder;
   folder.path_ = path;
   return folder;

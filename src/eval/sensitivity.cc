@@ -137,7 +137,8 @@ Status Run::Prepare() {
   HARROW_ASSIGN_OR_RETURN(
       layers_, LayerTrials::Start(model_, loaded_->path, trials_.front()->recipe.calibration,
                                   loaded_->pool.get(), control_));
-  if (layers_->tokens() > 0) report_.calibration_hash = fmt::format("{:016x}", layers_->text_hash());
+  if (layers_->tokens() > 0)
+    report_.calibration_hash = fmt::format("{:016x}", layers_->text_hash());
   report_.calibration_tokens = layers_->tokens();
   HARROW_ASSIGN_OR_RETURN(scorer_, ChangeScorer::Create(model_, loaded_->pool.get(), ids,
                                                         report_.seqlen, report_.windows, control_));
@@ -232,8 +233,7 @@ Result<SensitivityReport> Run::Measure() {
         HARROW_RETURN_IF_ERROR(Score(name, &change));
     }
   }
-  report_.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!options_.html.empty()) {
     HARROW_RETURN_IF_ERROR(WriteFileAtomically(options_.html, SensitivityPage(report_)));
   }

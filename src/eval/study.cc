@@ -116,8 +116,8 @@ Status Run::AddJob(const std::string& name, const std::string& kind, const std::
       ResumeKey(*dense_.checkpoint, canonical, pool_->size(), std::span<const int32_t>()));
   const std::string identity = source + "\n" + calibration + "\n" + settings_;
   const XXH128_hash_t hash = XXH3_128bits(identity.data(), identity.size());
-  jobs_.push_back({name, kind, file, canonical, fmt::format("{:016x}{:016x}", hash.high64,
-                                                            hash.low64)});
+  jobs_.push_back(
+      {name, kind, file, canonical, fmt::format("{:016x}{:016x}", hash.high64, hash.low64)});
   return OkStatus();
 }
 
@@ -290,11 +290,10 @@ Result<StudyPoint> Run::Finish(const Job& job, const RunControl* control) {
 }
 
 Status Run::Write() {
-  HARROW_RETURN_IF_ERROR(
-      WriteFileAtomically(options_.output + "/study.json",
-                          ReportToJson(report_).dump(
-                              1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) +
-                              "\n"));
+  HARROW_RETURN_IF_ERROR(WriteFileAtomically(
+      options_.output + "/study.json",
+      ReportToJson(report_).dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) +
+          "\n"));
   return WriteFileAtomically(options_.output + "/study.html", StudyPage(report_));
 }
 
@@ -332,6 +331,11 @@ Result<StudyReport> Run::Measure() {
     report_.points.push_back(std::move(*point));
   }
   MarkDominated(&report_.points);
+  const StudyPoint& dense = report_.points.front();
+  report_.notes.push_back(
+      fmt::format("the model as it is, timed against itself, gave {:.3f} in decode and {:.3f} in "
+                  "prefill; differences of that size are noise",
+                  dense.decode_time_ratio, dense.prefill_time_ratio));
   report_.verdicts = JudgeSparse(report_.points);
   PerplexityProblem problem;
   problem.seqlen = report_.seqlen;
@@ -340,8 +344,7 @@ Result<StudyReport> Run::Measure() {
   HARROW_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                           Tokenize(dense_, text, SpecialTokens::kModelDefault));
   HARROW_ASSIGN_OR_RETURN(report_.windows, CountWindows(static_cast<int64_t>(ids.size()), problem));
-  report_.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   HARROW_RETURN_IF_ERROR(Write());
   return std::move(report_);
 }

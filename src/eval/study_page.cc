@@ -18,7 +18,8 @@ std::string Error(const std::optional<double>& value, int digits) {
 std::string DominatedIn(const StudyPoint& point) {
   std::string text;
   const auto add = [&text](const char* cost, const std::vector<std::string>& by) {
-    if (!by.empty()) text += fmt::format("{}{} (by {})", text.empty() ? "" : "; ", cost, by.front());
+    if (!by.empty())
+      text += fmt::format("{}{} (by {})", text.empty() ? "" : "; ", cost, by.front());
   };
   add("bytes", point.dominated_bytes);
   add("decode", point.dominated_decode);
@@ -87,9 +88,11 @@ std::string StudyPage(const StudyReport& report) {
          fmt::format("{}", p.disk_bytes), fmt::format("{}", p.bytes_per_token),
          fmt::format("{:.4f}", p.ppl) + Error(p.ppl_stderr, 4),
          fmt::format("{:+.2f} %", 100 * p.ppl_increase),
-         fmt::format("{:.6f}", p.kl) + Error(p.kl_stderr, 6), fmt::format("{:.4f}", p.top1_agreement),
-         p.task_accuracy ? fmt::format("{:.4f}", *p.task_accuracy) + Error(p.task_accuracy_stderr, 4)
-                         : "-",
+         fmt::format("{:.6f}", p.kl) + Error(p.kl_stderr, 6),
+         fmt::format("{:.4f}", p.top1_agreement),
+         p.task_accuracy
+             ? fmt::format("{:.4f}", *p.task_accuracy) + Error(p.task_accuracy_stderr, 4)
+             : "-",
          fmt::format("{:.1f}", p.decode_tps), fmt::format("{:.3f}", p.decode_time_ratio),
          fmt::format("{:.1f}", p.prefill_tps), fmt::format("{:.3f}", p.prefill_time_ratio),
          DominatedIn(p), fmt::format("{}", fmt::join(p.methods, ", ")),

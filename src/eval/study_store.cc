@@ -26,9 +26,10 @@ int Bind(sqlite3_stmt* statement, int index, std::string_view text) {
 Status StudyStore::Failure(int code, const char* what) const {
   const int primary = code & 0xff;
   if (primary == SQLITE_CORRUPT || primary == SQLITE_NOTADB) {
-    return Corruption("{}: is damaged or no SQLite database ({}); move it away, or study into "
-                      "another folder",
-                      path_, sqlite3_errmsg(db_));
+    return Corruption(
+        "{}: is damaged or no SQLite database ({}); move it away, or study into "
+        "another folder",
+        path_, sqlite3_errmsg(db_));
   }
   return Error(StatusCode::kIoError, "{}: {}: {}", path_, what,
                db_ != nullptr ? sqlite3_errmsg(db_) : sqlite3_errstr(code));

@@ -51,20 +51,19 @@ std::string StudyText(StudyReport& report) {
                   "tasks", "decode", "prefill", "dominated in"}};
   for (StudyPoint& point : report.points) {
     std::string dominated;
-    for (const auto& [name, list] : {std::pair("bytes", &point.dominated_bytes),
-                                     std::pair("decode", &point.dominated_decode),
-                                     std::pair("prefill", &point.dominated_prefill)}) {
+    for (const auto& [name, list] :
+         {std::pair("bytes", &point.dominated_bytes), std::pair("decode", &point.dominated_decode),
+          std::pair("prefill", &point.dominated_prefill)}) {
       if (!list->empty()) dominated += (dominated.empty() ? "" : ", ") + std::string(name);
     }
-    table.push_back({point.name, fmt::format("{:.3f}", point.sparsity),
-                     fmt::format("{:.3f}", point.bits_per_weight),
-                     ToText("bytes", point.disk_bytes), ToText("bytes", point.bytes_per_token),
-                     fmt::format("{:.4f}", point.ppl), fmt::format("{:.6f}", point.kl),
-                     fmt::format("{:.4f}", point.top1_agreement),
-                     ToText("task_accuracy", point.task_accuracy),
-                     fmt::format("{:.3f}", point.decode_time_ratio),
-                     fmt::format("{:.3f}", point.prefill_time_ratio),
-                     dominated.empty() ? "-" : dominated});
+    table.push_back(
+        {point.name, fmt::format("{:.3f}", point.sparsity),
+         fmt::format("{:.3f}", point.bits_per_weight), ToText("bytes", point.disk_bytes),
+         ToText("bytes", point.bytes_per_token), fmt::format("{:.4f}", point.ppl),
+         fmt::format("{:.6f}", point.kl), fmt::format("{:.4f}", point.top1_agreement),
+         ToText("task_accuracy", point.task_accuracy),
+         fmt::format("{:.3f}", point.decode_time_ratio),
+         fmt::format("{:.3f}", point.prefill_time_ratio), dominated.empty() ? "-" : dominated});
   }
   std::string text = AlignedTable(table, "");
   text += "decode, prefill: time a token over the dense model's\n";
@@ -102,8 +101,8 @@ void AddSensitivity(Shell* shell) {
   state->patterns.Visit(FlagAdder(app, {"sparsity", "html"}));
   state->machine.Visit(FlagAdder(app));
   Shell::AddOutputFormat(app, &state->format);
-  const std::string docs = FieldDocs<SensitivityReport>() + "| | | **with --patterns** |\n" +
-                           FieldDocs<PatternReport>();
+  const std::string docs =
+      FieldDocs<SensitivityReport>() + "| | | **with --patterns** |\n" + FieldDocs<PatternReport>();
   shell->SetRun(app, docs, [shell, state]() -> Status {
     if (state->search) {
       state->patterns.model = state->options.model;
@@ -137,15 +136,14 @@ void AddAblate(Shell* shell) {
   app->get_option("--recipe")->required()->type_name("PATH");
   state->machine.Visit(FlagAdder(app));
   Shell::AddOutputFormat(app, &state->format);
-  shell->SetRun(app, FieldDocs<AblationReport>() + FieldDocs<Additivity>("additivity."),
-                [shell, state]() -> Status {
-                  HARROW_ASSIGN_OR_RETURN(
-                      AblationReport report,
-                      Ablate(state->options, state->machine, shell->control()));
-                  shell->Print(state->format == "json" ? DumpJson(ToJson(report))
-                                                       : AblationText(report));
-                  return OkStatus();
-                });
+  shell->SetRun(
+      app, FieldDocs<AblationReport>() + FieldDocs<Additivity>("additivity."),
+      [shell, state]() -> Status {
+        HARROW_ASSIGN_OR_RETURN(AblationReport report,
+                                Ablate(state->options, state->machine, shell->control()));
+        shell->Print(state->format == "json" ? DumpJson(ToJson(report)) : AblationText(report));
+        return OkStatus();
+      });
 }
 
 void AddStudy(Shell* shell) {
@@ -156,8 +154,7 @@ void AddStudy(Shell* shell) {
   };
   auto state = std::make_shared<State>();
   CLI::App* app =
-      shell->Add("study",
-                 "Run many recipes and draw bytes and time against accuracy (resumable)",
+      shell->Add("study", "Run many recipes and draw bytes and time against accuracy (resumable)",
                  "harrow study recipes/ models/demo --text valid.txt -o out/study");
   app->add_option("RECIPES", state->options.recipes, "folder of recipes (*.yaml)")
       ->required()
