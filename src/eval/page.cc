@@ -133,7 +133,7 @@ std::string HeatMapSvg(const HeatMap& map) {
           "fill=\"{}\"/><text x=\"{}\" y=\"{}\" text-anchor=\"middle\" "
           "fill=\"{}\">{:.3g}</text></g>\n",
           EscapeHtml(cell.note), x, y, kCellWidth - 1, kCellHeight - 1, HeatColour(t),
-          x + kCellWidth / 2, y + 14, t > 0.55 ? "#fff" : "#000", cell.value);
+          x + kCellWidth / 2, y + 14, t > 0.75 ? "#fff" : "#000", cell.value);
     }
   }
   return svg + "</svg>\n";

@@ -310,8 +310,8 @@ TEST_F(Study, RunsOnceAndContinues) {
 
 TEST_F(Study, InterruptedItContinues) {
   const std::vector<std::string> args =
-      With(StudyArgs("cut"), {"--min-seconds", "0.2", "-r", "3", "--json"});
-  const ProgramResult cut = RunHarrow(args, {.after_ms = 3500});
+      With(StudyArgs("cut"), {"--min-seconds", "0.2", "-r", "3", "--no-baselines", "--json"});
+  const ProgramResult cut = RunHarrow(args, {.after_ms = 4500});
   ASSERT_EQ(cut.exit_code, 130) << cut.err;
   EXPECT_NE(cut.err.find("the same command continues"), std::string::npos) << cut.err;
   const Json report = MustRun(args).Json();

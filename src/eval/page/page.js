@@ -2,7 +2,12 @@
 // Draws the charts of #chart-data with uPlot and makes tables sortable.
 (() => {
   const colours = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22"];
-  const number = v => v === 0 ? "0" : Math.abs(v) >= 1e5 || Math.abs(v) < 1e-3 ? v.toExponential(2) : String(+v.toPrecision(4));
+  const number = v => {
+    const size = Math.abs(v);
+    for (const [unit, name] of [[1e9, "G"], [1e6, "M"], [1e4, "k"]])
+      if (size >= unit) return String(+(v / (unit === 1e4 ? 1e3 : unit)).toPrecision(4)) + name;
+    return size < 1e-3 && v !== 0 ? String(+v.toPrecision(3)) : String(+v.toPrecision(4));
+  };
 
   function draw(chart, parent) {
     // uPlot's columns share one ascending x; each point is a row in which only its group has a value.
@@ -16,7 +21,7 @@
       box.textContent = chart.title + ": no points";
       return;
     }
-    const groups = [...new Set(points.map(p => p.group))];
+    const groups = [...new Set(chart.points.map(p => p.group))];  // the same colours in every chart
     const data = [points.map(p => p.x), ...groups.map(g => points.map(p => p.group === g ? p.y : null))];
     const tip = document.createElement("div");
     tip.className = "tip";
