@@ -6,6 +6,7 @@ packages=(
   g++ cmake ninja-build ccache pkg-config git python3
   nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libfmt-dev
   libopenblas-dev libsentencepiece-dev libpcre2-dev libxxhash-dev libutf8proc-dev
+  libsqlite3-dev
   libgtest-dev libbenchmark-dev clang-format
 )
 # clang and its sanitizer runtime are only for the fuzz targets.

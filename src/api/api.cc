@@ -4,19 +4,26 @@
 #include "base/thread_pool.h"
 #include "checkpoint/checkpoint.h"
 #include "compress/output_path.h"
+#include "eval/ablation.h"
 #include "eval/bench.h"
 #include "eval/compare.h"
 #include "eval/diagnose.h"
 #include "eval/generate.h"
 #include "eval/inspect.h"
 #include "eval/loaded_model.h"
+#include "eval/pattern_search.h"
 #include "eval/perplexity.h"
+#include "eval/sensitivity.h"
+#include "eval/study.h"
 #include "eval/tasks.h"
+#include "harrow/ablation.h"
 #include "harrow/bench.h"
 #include "harrow/convert.h"
 #include "harrow/eval.h"
 #include "harrow/machine.h"
 #include "harrow/model.h"
+#include "harrow/sensitivity.h"
+#include "harrow/study.h"
 
 namespace harrow {
 namespace {
@@ -79,6 +86,32 @@ Result<BenchReport> Bench(const BenchOptions& options, const MachineOptions& mac
                           const RunControl* control) {
   HARROW_ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ConfiguredPool(machine));
   return MeasureBench(options, std::move(pool), control);
+}
+
+Result<SensitivityReport> Sensitivity(const SensitivityOptions& options,
+                                      const MachineOptions& machine, const RunControl* control) {
+  HARROW_ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ConfiguredPool(machine));
+  HARROW_ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options.model, std::move(pool)));
+  return MeasureSensitivity(&model, options, control);
+}
+
+Result<PatternReport> SearchPatterns(const PatternOptions& options, const MachineOptions& machine,
+                                     const RunControl* control) {
+  HARROW_ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ConfiguredPool(machine));
+  HARROW_ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(options.model, std::move(pool)));
+  return SearchLayerPatterns(model, options, control);
+}
+
+Result<AblationReport> Ablate(const AblationOptions& options, const MachineOptions& machine,
+                              const RunControl* control) {
+  HARROW_ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ConfiguredPool(machine));
+  return MeasureAblation(options, std::move(pool), control);
+}
+
+Result<StudyReport> Study(const StudyOptions& options, const MachineOptions& machine,
+                          const RunControl* control) {
+  HARROW_ASSIGN_OR_RETURN(std::shared_ptr<ThreadPool> pool, ConfiguredPool(machine));
+  return RunStudy(options, std::move(pool), control);
 }
 
 Status ConfigureMachine(const MachineOptions& options) {

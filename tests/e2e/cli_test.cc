@@ -63,9 +63,9 @@ class Cli : public ::testing::Test {
 };
 TempDir* Cli::folder_ = nullptr;
 
-const std::vector<std::string> kCommands = {"inspect",  "run",      "score",  "prune",
-                                            "quantize", "compress", "export", "convert",
-                                            "eval",     "compare",  "bench",  "doctor"};
+const std::vector<std::string> kCommands = {
+    "inspect", "run",     "score", "prune",       "quantize", "compress", "export", "convert",
+    "eval",    "compare", "bench", "sensitivity", "ablate",   "study",    "doctor"};
 
 TEST_F(Cli, HelpHasAnExampleForEveryCommand) {
   for (const std::string& command : kCommands) {
@@ -85,7 +85,7 @@ TEST_F(Cli, BadCallsExitWithTwoAndNameTheFlag) {
     } else if (command == "doctor") {
       ExpectError({command, "--frob"}, 2, {"--frob"});
     } else if (command == "inspect" || command == "run" || command == "score" ||
-               command == "eval" || command == "bench") {
+               command == "eval" || command == "bench" || command == "sensitivity") {
       ExpectError({command, Model(), "--frob"}, 2, {"--frob"});
       ExpectError({command, Model(), "-o", "xml"}, 2, {"--output", "xml", "json"});
     }

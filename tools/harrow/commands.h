@@ -19,6 +19,10 @@ void AddCompare(Shell* shell);
 void AddBench(Shell* shell);
 void AddDoctor(Shell* shell);
 
+void AddSensitivity(Shell* shell);
+void AddAblate(Shell* shell);
+void AddStudy(Shell* shell);
+
 }  // namespace harrow::tools
 
 #endif  // HARROW_TOOLS_COMMANDS_H_

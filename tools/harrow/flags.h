@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
 
 #include "harrow/fields.h"
@@ -129,6 +130,7 @@ class FlagAdder {
     CLI::Option* option = command_->add_option(
         FlagNames(name),
         [&field](const CLI::results_t& values) {
+          field.clear();
           for (const std::string& value : values) {
             if (value.rfind("re:", 0) == 0) {
               field.push_back(value);
@@ -143,6 +145,28 @@ class FlagAdder {
         help);
     option->type_name("LIST")->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->expected(1);
     option->take_all();
+    if (!field.empty()) option->default_str(fmt::format("{}", fmt::join(field, ",")));
+  }
+  void Add(const char* name, std::vector<double>& field, const char* help) {
+    const std::string flag = FlagNames(name);
+    CLI::Option* option = command_->add_option(
+        flag,
+        [&field, flag](const CLI::results_t& values) {
+          field.clear();
+          for (const std::string& part : CLI::detail::split(values.back(), ',')) {
+            double value = 0;
+            const char* end = part.data() + part.size();
+            const std::from_chars_result parsed = std::from_chars(part.data(), end, value);
+            if (parsed.ec != std::errc() || parsed.ptr != end) {
+              throw CLI::ValidationError(
+                  flag, fmt::format("'{}' is not a number; give them as 0.3,0.5,...", part));
+            }
+            field.push_back(value);
+          }
+          return true;
+        },
+        help);
+    Describe(option, "NUMS", fmt::format("{}", fmt::join(field, ",")));
   }
   void Add(const char* name, std::vector<int32_t>& field, const char* help) {
     const std::string flag = FlagNames(name);

@@ -11,6 +11,9 @@ int main(int argc, char** argv) {
   AddEval(&shell);
   AddCompare(&shell);
   AddBench(&shell);
+  AddSensitivity(&shell);
+  AddAblate(&shell);
+  AddStudy(&shell);
   AddDoctor(&shell);
   return shell.Main(argc, argv);
 }

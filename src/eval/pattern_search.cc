@@ -1,0 +1,464 @@
+#include "eval/pattern_search.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+
+#include "base/atomic_file.h"
+#include "base/rng.h"
+#include "compress/layer_trials.h"
+#include "compress/methods/selection.h"
+#include "eval/page.h"
+#include "eval/sensitivity.h"
+#include "eval/statistics.h"
+
+namespace harrow {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr char kUnstructured[] = "unstructured";
+constexpr int64_t kPrefillTokens = 128;
+constexpr int kRounds = 7;
+constexpr double kMeasureSeconds = 1e-3;  // that one round measures a weight for, at least
+constexpr double kByteTolerance = 0.005;  // of the budget
+
+double Seconds(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Median seconds of one product of each weight with m tokens, measured in turn, in alternating
+// order.
+std::vector<double> MeasureProducts(const std::vector<const LinearWeight*>& weights, int64_t m,
+                                    ThreadPool* pool) {
+  const int64_t cols = weights.front()->cols;
+  const int64_t rows = weights.front()->rows;
+  AlignedArray<float> x(static_cast<size_t>(m * cols));
+  AlignedArray<float> y(static_cast<size_t>(m * rows));
+  Rng rng(1);
+  for (float& value : x)
+    value = static_cast<float>(rng.Normal());
+  const std::unique_ptr<LinearScratch, LinearScratchDeleter> scratch(NewLinearScratch());
+  const LinearContext context = {pool, scratch.get()};
+  const auto product = [&](const LinearWeight& weight) {
+    const LinearOp op = {&weight, y.data(), rows};
+    Linear(context, std::span<const LinearOp>(&op, 1), x.data(), cols, m, cols);
+  };
+  std::vector<std::vector<double>> samples(weights.size());
+  for (int round = 0; round < kRounds; ++round) {
+    for (size_t step = 0; step < weights.size(); ++step) {
+      const size_t i = round % 2 == 0 ? step : weights.size() - 1 - step;
+      product(*weights[i]);  // brings the weight into the cache, where it fits
+      const auto start = Clock::now();
+      int64_t times = 0;
+      double seconds = 0;
+      do {
+        product(*weights[i]);
+        ++times;
+        seconds = Seconds(start);
+      } while (seconds < kMeasureSeconds);
+      samples[i].push_back(seconds / static_cast<double>(times));
+    }
+  }
+  std::vector<double> medians;
+  for (std::vector<double>& sample : samples)
+    medians.push_back(Median(std::move(sample)));
+  return medians;
+}
+
+struct Candidate {
+  PatternPoint point;
+  LinearWeight weight;
+  bool fixed = false;        // the pattern has no choice of sparsity
+  bool equal_bytes = false;  // stands for its pattern and method in equal_bytes
+};
+
+class Search {
+ public:
+  Search(const LoadedModel& loaded, const PatternOptions& options, const RunControl* control)
+      : loaded_(loaded), options_(options), control_(control) {}
+
+  Result<PatternReport> Run();
+
+ private:
+  Status FindLayer();
+  Status FindMethods();
+  Result<std::unique_ptr<const Trial>> Variant(const std::string& method,
+                                               const std::string& pattern,
+                                               std::optional<double> sparsity) const;
+  // Compresses once; failures of the method become notes.
+  Result<std::optional<Candidate>> Try(const std::string& method, const std::string& pattern,
+                                       std::optional<double> sparsity);
+  Status TryPattern(const std::string& method, const std::string& pattern);
+  void MeasureTimes();
+  void FindEqualTimes();
+
+  const LoadedModel& loaded_;
+  const PatternOptions& options_;
+  const RunControl* control_;
+  const LinearLayer* layer_ = nullptr;
+  int32_t block_ = 0;
+  std::optional<CalibrationSpec> calibration_;
+  std::vector<std::string> methods_;
+  std::unique_ptr<LayerTrials> trials_;
+  std::vector<Candidate> candidates_;
+  PatternReport report_;
+};
+
+Status Search::FindLayer() {
+  std::string names;
+  for (int32_t b = 0; b < loaded_.model->config().layers; ++b) {
+    for (const LinearLayer* linear : std::as_const(*loaded_.model).blocks()[b].linears()) {
+      if (names.empty()) names = linear->name;
+      if (!MatchesExactly(options_.layer, linear->name)) continue;
+      layer_ = linear;
+      block_ = b;
+    }
+  }
+  if (layer_ == nullptr) {
+    return InvalidArgument("--layer: \"{}\" is no linear weight of a block; they look like {}",
+                           options_.layer, names);
+  }
+  return OkStatus();
+}
+
+Result<std::unique_ptr<const Trial>> Search::Variant(const std::string& method,
+                                                     const std::string& pattern,
+                                                     std::optional<double> sparsity) const {
+  TrialRecipe recipe;
+  recipe.step = fmt::format("{{method: {}}}", method);
+  recipe.pattern = pattern == kUnstructured ? "" : pattern;
+  recipe.sparsity = sparsity;
+  recipe.then = options_.then;
+  recipe.calibration = calibration_;
+  recipe.output_error = true;
+  return MakeTrial(recipe, *loaded_.model, method);
+}
+
+// Every method of the registry that can be asked for a sparsity by itself.
+Status Search::FindMethods() {
+  if (!options_.methods.empty()) {
+    for (const std::string& name : options_.methods) {
+      HARROW_RETURN_IF_ERROR(Variant(name, kUnstructured, 0.5).status().At("--methods"));
+      methods_.push_back(name);
+    }
+    return OkStatus();
+  }
+  for (const MethodInfo& method : AllMethods()) {
+    const std::string name(method.name);
+    if (Variant(name, kUnstructured, 0.5).ok()) methods_.push_back(name);
+  }
+  if (methods_.empty()) {
+    // The same recipe once more, for its reason: it is not the method's fault.
+    return Variant(std::string(AllMethods().front().name), kUnstructured, 0.5).status();
+  }
+  return OkStatus();
+}
+
+Result<std::optional<Candidate>> Search::Try(const std::string& method, const std::string& pattern,
+                                             std::optional<double> sparsity) {
+  if (control_ != nullptr && control_->Cancelled()) {
+    return Status(StatusCode::kCancelled, "pattern search interrupted");
+  }
+  const auto note = [&](const Status& status) {
+    report_.notes.push_back(fmt::format("{}, {}: {}", method, pattern, status.message()));
+    return std::optional<Candidate>();
+  };
+  const Result<std::unique_ptr<const Trial>> trial = Variant(method, pattern, sparsity);
+  if (!trial.ok()) return note(trial.status());
+  Result<CompressedLayer> compressed = trials_->Compress(**trial, *layer_);
+  if (!compressed.ok()) {
+    if (compressed.status().code() == StatusCode::kCancelled) return compressed.status();
+    return note(compressed.status());
+  }
+  Candidate candidate;
+  candidate.weight = std::move(compressed->weight);
+  candidate.fixed = !sparsity;
+  PatternPoint& point = candidate.point;
+  point.pattern = pattern;
+  point.method = method;
+  point.spec = compressed->report.spec;
+  point.sparsity = compressed->report.requested_sparsity.value_or(compressed->report.sparsity);
+  point.relative_error = compressed->report.relative_error.value_or(NAN);
+  point.bytes = compressed->report.bytes;
+  point.bytes_ratio =
+      static_cast<double>(point.bytes) / static_cast<double>(layer_->weight.data.size());
+  for (const std::string& warning : compressed->report.warnings)
+    report_.notes.push_back(fmt::format("{}, {}: {}", method, pattern, warning));
+  return std::optional<Candidate>(std::move(candidate));
+}
+
+Status Search::TryPattern(const std::string& method, const std::string& pattern) {
+  bool fixed = false;
+  if (pattern != kUnstructured) {
+    const Result<Pattern> parsed = ParsePattern(pattern);
+    if (!parsed.ok()) return parsed.status().At("--pattern-list");
+    fixed = parsed->nm.has_value();
+  }
+  std::vector<std::optional<double>> sparsities(options_.sparsity.begin(), options_.sparsity.end());
+  if (fixed) sparsities = {std::nullopt};
+  std::sort(sparsities.begin(), sparsities.end());
+  std::vector<PatternPoint> grid;
+  for (const std::optional<double>& sparsity : sparsities) {
+    HARROW_ASSIGN_OR_RETURN(std::optional<Candidate> candidate, Try(method, pattern, sparsity));
+    if (!candidate) return OkStatus();  // noted; it will not do better at another sparsity
+    candidate->equal_bytes =
+        fixed && candidate->point.bytes_ratio <= options_.bytes_ratio * (1 + kByteTolerance);
+    grid.push_back(candidate->point);
+    candidates_.push_back(std::move(*candidate));
+  }
+  if (fixed) return OkStatus();
+
+  // Bytes fall almost linearly with the sparsity, so regula falsi ends after one or two tries;
+  // the format may change on the way, which is why the result is checked and not computed.
+  const double budget = options_.bytes_ratio;
+  double low = 0, low_ratio = 1;  // sparsest point known to be above the budget
+  double high = 1, high_ratio = 0;
+  for (const PatternPoint& point : grid) {
+    if (point.bytes_ratio > budget && point.sparsity > low) {
+      low = point.sparsity;
+      low_ratio = point.bytes_ratio;
+    }
+    if (point.bytes_ratio <= budget && point.sparsity < high) {
+      high = point.sparsity;
+      high_ratio = point.bytes_ratio;
+    }
+  }
+  std::optional<Candidate> best;
+  constexpr int kTries = 4;
+  for (int i = 0; i < kTries && low < high; ++i) {
+    const double share = std::clamp((low_ratio - budget) / (low_ratio - high_ratio), 0.02, 0.98);
+    const double sparsity = std::round((low + (high - low) * share) * 1e4) / 1e4;
+    if (sparsity <= low || sparsity >= high) break;
+    HARROW_ASSIGN_OR_RETURN(std::optional<Candidate> candidate, Try(method, pattern, sparsity));
+    if (!candidate) return OkStatus();
+    const double ratio = candidate->point.bytes_ratio;
+    const bool fits = ratio <= budget * (1 + kByteTolerance);
+    (ratio > budget ? low : high) = sparsity;
+    (ratio > budget ? low_ratio : high_ratio) = ratio;
+    if (fits && (!best || sparsity < best->point.sparsity)) best = std::move(candidate);
+    if (std::abs(ratio - budget) <= budget * kByteTolerance) break;
+  }
+  if (best) {
+    best->equal_bytes = true;
+    candidates_.push_back(std::move(*best));
+  } else {
+    report_.notes.push_back(fmt::format("{}, {}: no sparsity found that takes {:.3f} of the bytes",
+                                        method, pattern, budget));
+  }
+  return OkStatus();
+}
+
+void Search::MeasureTimes() {
+  std::vector<const LinearWeight*> weights = {&layer_->weight};
+  for (const Candidate& candidate : candidates_)
+    weights.push_back(&candidate.weight);
+  const std::vector<double> decode = MeasureProducts(weights, 1, loaded_.pool.get());
+  const std::vector<double> prefill = MeasureProducts(weights, kPrefillTokens, loaded_.pool.get());
+  const auto set = [&](PatternPoint* point, size_t i) {
+    point->decode_us = decode[i] * 1e6;
+    point->decode_ratio = decode[i] / decode[0];
+    point->prefill_us = prefill[i] * 1e6;
+    point->prefill_ratio = prefill[i] / prefill[0];
+  };
+  PatternPoint dense;
+  dense.pattern = "as it is";
+  dense.spec = SpecName(layer_->weight.spec);
+  dense.bytes = layer_->weight.data.size();
+  dense.bytes_ratio = 1;
+  set(&dense, 0);
+  report_.points.push_back(std::move(dense));
+  for (size_t i = 0; i < candidates_.size(); ++i) {
+    set(&candidates_[i].point, i + 1);
+    report_.points.push_back(candidates_[i].point);
+    if (candidates_[i].equal_bytes) report_.equal_bytes.push_back(candidates_[i].point);
+  }
+}
+
+void Search::FindEqualTimes() {
+  std::map<std::pair<std::string, std::string>, std::vector<PatternPoint>> curves;
+  for (const Candidate& candidate : candidates_)
+    curves[{candidate.point.method, candidate.point.pattern}].push_back(candidate.point);
+  for (const auto& [name, points] : curves) {
+    if (auto point = AtBudget(points, &PatternPoint::decode_ratio, options_.time_ratio)) {
+      report_.equal_decode.push_back(std::move(*point));
+    }
+    if (auto point = AtBudget(points, &PatternPoint::prefill_ratio, options_.time_ratio)) {
+      report_.equal_prefill.push_back(std::move(*point));
+    }
+  }
+}
+
+Result<PatternReport> Search::Run() {
+  const auto start = Clock::now();
+  HARROW_RETURN_IF_ERROR(FindLayer());
+  HARROW_ASSIGN_OR_RETURN(calibration_, ReadLayerCalibration(options_.calibration));
+  if (!calibration_) {
+    return InvalidArgument("--calibration: give a text; the error is that of the layer's output");
+  }
+  if (options_.sparsity.empty()) return InvalidArgument("--sparsity: give at least one");
+  HARROW_RETURN_IF_ERROR(FindMethods());
+  report_.model = loaded_.path;
+  report_.layer = layer_->name;
+  report_.rows = layer_->rows;
+  report_.cols = layer_->cols;
+  report_.threads = loaded_.pool->size();
+  HARROW_ASSIGN_OR_RETURN(trials_, LayerTrials::Start(loaded_.model.get(), loaded_.path,
+                                                      calibration_, loaded_.pool.get(), control_));
+  const int64_t forward = (block_ + 1) * trials_->samples();
+  const int64_t total =
+      forward + static_cast<int64_t>(methods_.size() * options_.pattern_list.size());
+  int64_t done = 0;
+  // Refining steps may look at more than the Hessian.
+  StatisticsNeed need = StatisticsNeed::kHessian;
+  for (const std::string& method : methods_) {
+    HARROW_ASSIGN_OR_RETURN(const std::unique_ptr<const Trial> trial,
+                            Variant(method, kUnstructured, 0.5));
+    need = need | trial->plan.NeedOf(layer_->name);
+  }
+  HARROW_RETURN_IF_ERROR(trials_->Observe(
+      block_,
+      [&](const std::string& name) { return name == layer_->name ? need : StatisticsNeed::kNone; },
+      [&] {
+        if (control_ == nullptr) return OkStatus();
+        if (control_->Cancelled()) {
+          return Status(StatusCode::kCancelled, "pattern search interrupted");
+        }
+        control_->Progress("calibrate", ++done, total);
+        return OkStatus();
+      }));
+  for (const std::string& method : methods_) {
+    for (const std::string& pattern : options_.pattern_list) {
+      if (control_ != nullptr) {
+        control_->Progress(fmt::format("{}, {}", method, pattern), done++, total);
+      }
+      HARROW_RETURN_IF_ERROR(TryPattern(method, pattern));
+    }
+  }
+  MeasureTimes();
+  FindEqualTimes();
+  report_.notes.push_back(
+      "times are of one product repeated, so a weight that fits into a cache is read from there");
+  for (const auto& [tokens, list] : {std::pair(int64_t{1}, &report_.equal_decode),
+                                     std::pair(kPrefillTokens, &report_.equal_prefill)}) {
+    if (!list->empty()) continue;
+    report_.notes.push_back(fmt::format("nothing measured takes {} of the time with {} token{}",
+                                        options_.time_ratio, tokens, tokens == 1 ? "" : "s"));
+  }
+  for (std::vector<PatternPoint>* list :
+       {&report_.equal_bytes, &report_.equal_decode, &report_.equal_prefill}) {
+    std::stable_sort(list->begin(), list->end(), [](const PatternPoint& a, const PatternPoint& b) {
+      return a.relative_error < b.relative_error;
+    });
+  }
+  report_.seconds = Seconds(start);
+  if (!options_.html.empty()) {
+    HARROW_RETURN_IF_ERROR(WriteFileAtomically(options_.html, PatternPage(report_)));
+  }
+  return std::move(report_);
+}
+
+std::string Label(const PatternPoint& point) {
+  return point.method.empty()
+             ? point.pattern
+             : fmt::format("{} {} {:.3f}", point.method, point.pattern, point.sparsity);
+}
+
+}  // namespace
+
+std::optional<PatternPoint> AtBudget(std::vector<PatternPoint> points, double PatternPoint::*ratio,
+                                     double budget) {
+  std::stable_sort(points.begin(), points.end(), [](const PatternPoint& a, const PatternPoint& b) {
+    return a.sparsity < b.sparsity;
+  });
+  for (size_t i = 0; i < points.size(); ++i) {
+    if (points[i].*ratio > budget) continue;
+    if (i == 0) return points[0];
+    const PatternPoint& a = points[i - 1];
+    const PatternPoint& b = points[i];
+    const double t = (a.*ratio - budget) / (a.*ratio - b.*ratio);
+    const auto mix = [t](double from, double to) { return from + t * (to - from); };
+    PatternPoint point = b;
+    point.spec.clear();
+    point.interpolated = true;
+    point.sparsity = mix(a.sparsity, b.sparsity);
+    point.relative_error =
+        a.relative_error > 0 && b.relative_error > 0
+            ? std::exp(mix(std::log(a.relative_error), std::log(b.relative_error)))
+            : mix(a.relative_error, b.relative_error);
+    point.bytes =
+        static_cast<uint64_t>(mix(static_cast<double>(a.bytes), static_cast<double>(b.bytes)));
+    for (double PatternPoint::*field :
+         {&PatternPoint::bytes_ratio, &PatternPoint::decode_us, &PatternPoint::decode_ratio,
+          &PatternPoint::prefill_us, &PatternPoint::prefill_ratio}) {
+      point.*field = mix(a.*field, b.*field);
+    }
+    return point;
+  }
+  return std::nullopt;
+}
+
+std::string PatternPage(const PatternReport& report) {
+  Page page;
+  page.title = fmt::format("Patterns and methods of {}", report.layer);
+  page.paragraphs = {fmt::format(
+      "{}, {} x {}, {} threads. Error: relative error of the layer's output over the calibration. "
+      "Times: medians, over the weight as it is, measured in turn.",
+      report.model, report.rows, report.cols, report.threads)};
+  struct Axis {
+    const char* title;
+    const char* label;
+    double PatternPoint::*field;
+  };
+  for (const Axis& axis :
+       {Axis{"Error and bytes", "bytes / bytes as it is", &PatternPoint::bytes_ratio},
+        Axis{"Error and time, 1 token", "time / time as it is", &PatternPoint::decode_ratio},
+        Axis{"Error and time, 128 tokens", "time / time as it is", &PatternPoint::prefill_ratio}}) {
+    Chart chart;
+    chart.title = axis.title;
+    chart.x_label = axis.label;
+    chart.y_label = "relative output error";
+    chart.log_y = true;
+    chart.join = true;
+    for (const PatternPoint& point : report.points) {
+      if (point.method.empty()) continue;
+      chart.points.push_back({Label(point), point.method + " " + point.pattern, point.*axis.field,
+                              point.relative_error, false});
+    }
+    page.charts.push_back(std::move(chart));
+  }
+  const auto add = [&](const char* title, const std::vector<PatternPoint>& points) {
+    PageTable table{title,
+                    {{"method", "pattern", "sparsity", "relative error", "bytes", "of dense",
+                      "1 token, us", "of dense", "128 tokens, us", "of dense", "stored as"}}};
+    for (const PatternPoint& p : points) {
+      table.rows.push_back(
+          {p.method, p.pattern, fmt::format("{:.4f}", p.sparsity),
+           fmt::format("{:.5g}", p.relative_error), fmt::format("{}", p.bytes),
+           fmt::format("{:.3f}", p.bytes_ratio), fmt::format("{:.1f}", p.decode_us),
+           fmt::format("{:.3f}", p.decode_ratio), fmt::format("{:.1f}", p.prefill_us),
+           fmt::format("{:.3f}", p.prefill_ratio), p.interpolated ? "interpolated" : p.spec});
+    }
+    page.tables.push_back(std::move(table));
+  };
+  add("At equal bytes", report.equal_bytes);
+  add("At equal time, 1 token", report.equal_decode);
+  add("At equal time, 128 tokens", report.equal_prefill);
+  add("All measured", report.points);
+  if (!report.notes.empty()) {
+    PageTable notes{"Notes", {{"note"}}};
+    for (const std::string& note : report.notes)
+      notes.rows.push_back({note});
+    page.tables.push_back(std::move(notes));
+  }
+  return RenderPage(page);
+}
+
+Result<PatternReport> SearchLayerPatterns(const LoadedModel& model, const PatternOptions& options,
+                                          const RunControl* control) {
+  Search search(model, options, control);
+  return search.Run();
+}
+
+}  // namespace harrow
