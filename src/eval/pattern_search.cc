@@ -51,14 +51,14 @@ std::vector<double> MeasureProducts(const std::vector<const LinearWeight*>& weig
       const size_t i = round % 2 == 0 ? step : weights.size() - 1 - step;
       product(*weights[i]);  // brings the weight into the cache, where it fits
       const auto start = Clock::now();
-      int64_t times = 0;
-      double seconds = 0;
-      do {
+      // Each product by itself: the median is then not moved by those that were interrupted.
+      double before = 0;
+      while (before < kMeasureSeconds) {
         product(*weights[i]);
-        ++times;
-        seconds = Seconds(start);
-      } while (seconds < kMeasureSeconds);
-      samples[i].push_back(seconds / static_cast<double>(times));
+        const double now = Seconds(start);
+        samples[i].push_back(now - before);
+        before = now;
+      }
     }
   }
   std::vector<double> medians;
