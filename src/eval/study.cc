@@ -45,10 +45,10 @@ struct Baseline {
   const char* recipe;
 };
 constexpr Baseline kBaselines[] = {
-    {"dense-int8", "{steps: [{method: rtn, bits: 8}], store: dense}"},
+    {"dense-int8", "{steps: [{method: rtn, format: int8}], store: dense}"},
     // As published INT4 models: embedding and head are left alone.
-    {"dense-int4", "{steps: [{method: rtn, bits: 4, embed: false}], store: dense}"},
-    {"dense-int4-g32", "{steps: [{method: rtn, bits: 4, group: 32, embed: false}], store: dense}"},
+    {"dense-int4", "{steps: [{method: rtn, format: int4, embed: false}], store: dense}"},
+    {"dense-int4-g32", "{steps: [{method: rtn, format: int4, group: 32, embed: false}], store: dense}"},
 };
 
 class Run {
