@@ -233,7 +233,8 @@ std::vector<double> InputStatistics::VarianceWithinSequences() const {
 }
 
 void InputStatistics::Reorder(const std::vector<int32_t>& order) {
-  HARROW_CHECK(static_cast<int64_t>(order.size()) == cols_ && factor_ == nullptr);
+  HARROW_CHECK(static_cast<int64_t>(order.size()) == cols_ && factor_ == nullptr &&
+               spectrum_ == nullptr);
   std::vector<double> row;
   const auto gather = [&](double* values) {
     row.assign(values, values + cols_);
@@ -268,7 +269,8 @@ void InputStatistics::Reorder(const std::vector<int32_t>& order) {
 }
 
 void InputStatistics::ScaleInputs(const std::vector<double>& factors) {
-  HARROW_CHECK(static_cast<int64_t>(factors.size()) == cols_ && factor_ == nullptr);
+  HARROW_CHECK(static_cast<int64_t>(factors.size()) == cols_ && factor_ == nullptr &&
+               spectrum_ == nullptr);
   for (size_t j = 0; j < factors.size(); ++j) {
     sum_squares_[j] *= factors[j] * factors[j];
     if (!sums_.empty()) sums_[j] *= factors[j];
