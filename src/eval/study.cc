@@ -48,7 +48,8 @@ constexpr Baseline kBaselines[] = {
     {"dense-int8", "{steps: [{method: rtn, format: int8}], store: dense}"},
     // As published INT4 models: embedding and head are left alone.
     {"dense-int4", "{steps: [{method: rtn, format: int4, embed: false}], store: dense}"},
-    {"dense-int4-g32", "{steps: [{method: rtn, format: int4, group: 32, embed: false}], store: dense}"},
+    {"dense-int4-g32",
+     "{steps: [{method: rtn, format: int4, group: 32, embed: false}], store: dense}"},
 };
 
 class Run {

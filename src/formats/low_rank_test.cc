@@ -19,7 +19,7 @@ LinearWeight Pack(const char* spec, int64_t rows, int64_t cols, double density, 
 }
 
 TEST(LowRank, IsResidualPlusProduct) {
-  constexpr int64_t kRows = 37, kCols = 70, kRank = 5;
+  constexpr int64_t kRows = 37, kCols = 72, kRank = 5;
   for (const char* residual : {"", "dense-f32", "bitmask-bf16", "bitmask-i8/64", "nm-bf16 2:4"}) {
     for (const char* factor : {"dense-bf16", "dense-i8/64"}) {
       SCOPED_TRACE(std::string(residual) + " " + factor);
