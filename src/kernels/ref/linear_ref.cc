@@ -30,7 +30,8 @@ void Linear(const LinearTask& task) noexcept {
   float* rows = reinterpret_cast<float*>(task.scratch);
   for (int64_t row = task.row_begin; row < task.row_end; row += kPanelRows) {
     const int64_t row_end = std::min(task.row_end, row + kPanelRows);
-    UnpackRows(*task.weight, row, row_end, rows);
+    // Not UnpackRows, which would add the low-rank product that Linear() runs by itself.
+    OpsOf(task.weight->spec.format).unpack(*task.weight, row, row_end, rows);
     for (int64_t m = 0; m < x.m; ++m) {
       for (int64_t r = row; r < row_end; ++r) {
         const float* w = rows + (r - row) * x.k;
