@@ -128,8 +128,8 @@ class WriterImpl : public CheckpointWriter {
   Status Start() {
     HARROW_RETURN_IF_ERROR(CheckTarget(directory_, options_.overwrite));
     std::error_code error;
-    const bool found = fs::exists(work_, error) && !fs::is_empty(work_, error);
-    if (found && !fs::exists(work_ / kLockFile, error)) {
+    // Looked at twice: another writer that is discarding its work removes the lock last.
+    if (HoldsSomethingElse() && HoldsSomethingElse()) {
       return InvalidArgument("{}: needed as work folder, but holds something else; move it away",
                              work_.string());
     }
@@ -258,6 +258,16 @@ class WriterImpl : public CheckpointWriter {
   }
 
  private:
+  // Whether the work folder has files, but not the lock that ours begin with.
+  bool HoldsSomethingElse() const {
+    std::error_code error;
+    bool found = false;
+    for (const auto& entry : fs::directory_iterator(work_, error)) {
+      if (entry.path().filename() == kLockFile) return false;
+      found = true;
+    }
+    return found;
+  }
   // A weight without its factors.
   Status AddStored(const std::string& name, const LinearWeight& weight) {
     if (weight.spec.format == FormatId::kDense) {

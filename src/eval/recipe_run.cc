@@ -32,7 +32,7 @@ double BitsPerWeight(const Model& dense, const Model& compressed) {
   }
   for (const Block& block : compressed.blocks()) {
     for (const LinearLayer* linear : block.linears())
-      bytes += static_cast<double>(linear->weight.data.size());
+      bytes += static_cast<double>(WeightBytes(linear->weight));
   }
   return 8 * bytes / weights;
 }

@@ -45,8 +45,8 @@ struct Baseline {
   const char* recipe;
 };
 constexpr Baseline kBaselines[] = {
-    {"dense-int8", "{steps: [{method: rtn, format: int8}], store: dense}"},
-    // As published INT4 models: embedding and head are left alone.
+    // Embedding and head are left alone, as pruners and published INT4 models leave them.
+    {"dense-int8", "{steps: [{method: rtn, format: int8, embed: false}], store: dense}"},
     {"dense-int4", "{steps: [{method: rtn, format: int4, embed: false}], store: dense}"},
     {"dense-int4-g32",
      "{steps: [{method: rtn, format: int4, group: 32, embed: false}], store: dense}"},
