@@ -506,6 +506,16 @@ TEST_F(CompressTest, OutputErrorIsReportedForAnyMethodWhenAskedFor) {
   }
 }
 
+TEST_F(CompressTest, BlockStepsNeedBlocksOfOneSize) {
+  const Result<CompressReport> report =
+      Run(Calibration() +
+              "structure: [{method: flap, ratio: 0.3, round: 8}]\n"
+              "steps: [{method: wanda, sparsity: 0.5}, {method: block_reconstruct}]",
+          "out");
+  ASSERT_FALSE(report.ok());
+  EXPECT_EQ(report.status().code(), StatusCode::kUnsupported) << report.status().ToString();
+}
+
 TEST_F(CompressTest, MistakesAreFoundBeforeAnyWork) {
   struct Bad {
     std::string recipe;
@@ -518,6 +528,12 @@ TEST_F(CompressTest, MistakesAreFoundBeforeAnyWork) {
       {"steps: [{method: magnitude, pattern: \"5:9\"}]", "needs a width that 9 divides"},
       {Calibration() + "steps: [{method: dsnot}]", "put a pruner before it"},
       {"steps: [{method: rtn}, {method: magnitude, sparsity: 0.5}]", "quantize last"},
+      {Calibration() + "steps: [{method: magnitude, sparsity: 0.5, pattern: 16x1}, "
+                       "{method: dsnot}]",
+       "cannot keep the blocks"},
+      {Calibration() + "steps: [{method: wanda, sparsity: 0.5}, {method: rtn}, "
+                       "{method: block_reconstruct}]",
+       "nothing left to train"},
       {Calibration() + "steps: [{method: wanda, sparsity: 0.5, targets: model.embed_tokens}]",
        "has no inputs to calibrate on"},
       {"calibration: {file: " + text_ +

@@ -150,6 +150,27 @@ TEST_F(LowRankRunTest, ProductLowersTheErrorOfPruningAndQuantizing) {
   EXPECT_EQ(quantized->layers[0].rank, 6);
 }
 
+// Methods that go back to the original weight go back to what the product left of it.
+TEST_F(LowRankRunTest, StepsAfterASplitApproximateTheResidual) {
+  const auto split = Run(kPruneResidual, "split");
+  ASSERT_TRUE(split.ok()) << split.status().ToString();
+  for (const char* step : {"{method: reconstruct}", "{method: dsnot}"}) {
+    const auto refined = Run(fmt::format("{}  - {}\n", kPruneResidual, step), "refined");
+    ASSERT_TRUE(refined.ok()) << refined.status().ToString();
+    EXPECT_LT(MeanError(*refined), 1.2 * MeanError(*split)) << step;
+    std::filesystem::remove_all(dir_.File("refined"));
+  }
+  const auto alps =
+      Run("  - {method: svd_llm, ratio: 0.2, residual: true}\n  - {method: alps, sparsity: 0.5}\n",
+          "alps");
+  ASSERT_TRUE(alps.ok()) << alps.status().ToString();
+  EXPECT_LT(MeanError(*alps), MeanError(*split));
+  EXPECT_EQ(Run(fmt::format("{}  - {{method: reconstruct, target: dense}}\n", kPruneResidual), "d")
+                .status()
+                .code(),
+            StatusCode::kUnsupported);
+}
+
 TEST_F(LowRankRunTest, ResumesToTheSameBytes) {
   ASSERT_TRUE(Run(kPruneResidual, "whole").ok());
   std::atomic<bool> cancel = false;

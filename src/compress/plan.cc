@@ -1,5 +1,7 @@
 #include "compress/plan.h"
 
+#include "compress/methods/selection.h"
+
 #include <algorithm>
 
 namespace harrow {
@@ -118,6 +120,40 @@ std::string CompressionPlan::AllocationText() const {
   return text;
 }
 
+// The last of the steps in `plan.block_steps` works on weights that stay free to change, in blocks
+// of the sizes that it takes from the model's config.
+static Status CheckBlockStep(const CompressionPlan& plan, const Model& model) {
+  const BlockStep& step = plan.block_steps.back();
+  for (const Block& block : model.blocks()) {
+    bool any = false;
+    bool free = false;
+    for (const LinearLayer* linear : block.linears()) {
+      if (!step.names.contains(linear->name)) continue;
+      any = true;
+      const std::vector<const RecipeStep*>& steps = plan.layers.at(linear->name).steps;
+      free = free || std::none_of(steps.begin(), steps.end(), [](const RecipeStep* s) {
+               return s->method->quantizes() || s->method->low_rank() != LowRankUse::kNone;
+             });
+    }
+    if (!any) continue;
+    if (!free) {
+      return InvalidArgument(
+          "{}: {} has nothing left to train in the block of {}: its weights are quantized or "
+          "low-rank. Leave that step out, and compress the result in a second run",
+          step.step->where, step.step->method_name, block.q.name);
+    }
+    const ModelConfig& config = model.config();
+    if (block.heads != config.heads || block.kv_heads != config.kv_heads ||
+        block.ffn != config.ffn || !block.o.bias_name.empty() || !block.down.bias_name.empty()) {
+      return Unsupported(
+          "{}: {} needs blocks of one size and without biases; that of {} has other sizes than "
+          "the model's largest, or biases",
+          step.step->where, step.step->method_name, block.q.name);
+    }
+  }
+  return OkStatus();
+}
+
 Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
   std::vector<const LinearLayer*> linears;
   for (const Block& block : model.blocks()) {
@@ -169,6 +205,15 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
             "it",
             step.where, step.method_name, linear.name);
       }
+      const auto in_blocks = [](const RecipeStep* earlier) {
+        const SparsityTarget* target = earlier->method->target();
+        return target != nullptr && target->pattern.block.has_value();
+      };
+      if (step.method->refines_mask() &&
+          std::any_of(layer.steps.begin(), layer.steps.end(), in_blocks)) {
+        return InvalidArgument("{}: {} moves single weights and cannot keep the blocks of {}",
+                               step.where, step.method_name, layer.steps.back()->where);
+      }
       // A tied embedding has the head's inputs; an untied one only picks rows.
       const bool has_inputs = &linear != &model.embedding() || model.config().tied_head;
       if (!has_inputs && step.method->needs() != StatisticsNeed::kNone) {
@@ -191,6 +236,7 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
       return InvalidArgument("{}: no weight is left after `targets` and `ignore`{}", step.where,
                              whole_blocks ? " that a step before it compresses" : "");
     }
+    if (whole_blocks) HARROW_RETURN_IF_ERROR(CheckBlockStep(plan, model));
     for (const std::string& entry : step.ignore) {
       bool used = false;
       for (size_t i = 0; i < linears.size() && !used; ++i) {

@@ -69,6 +69,12 @@ class Run {
 Status Run::Prepare() {
   if (options_.text.empty()) return InvalidArgument("--text: give a text to measure the loss on");
   HARROW_ASSIGN_OR_RETURN(recipe_, LoadRecipe(options_.recipe));
+  if (!recipe_.structure.empty()) {
+    return InvalidArgument(
+        "{}: structure: cannot be left out step by step; compress with the structure alone, and "
+        "ablate the steps on its output",
+        options_.recipe);
+  }
   HARROW_ASSIGN_OR_RETURN(dense_, LoadModel(options_.model, pool_));
   HARROW_ASSIGN_OR_RETURN(report_.seqlen, ResolveSeqlen(options_.seqlen, "gptq", dense_));
   HARROW_ASSIGN_OR_RETURN(const std::string text, ReadText(options_.text));

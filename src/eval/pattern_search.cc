@@ -172,6 +172,10 @@ Result<std::optional<Candidate>> Search::Try(const std::string& method, const st
     if (compressed.status().code() == StatusCode::kCancelled) return compressed.status();
     return note(compressed.status());
   }
+  if (compressed->report.requested_sparsity && compressed->report.sparsity == 0) {
+    return note(InvalidArgument("{:.4f} is less than one block; nothing is pruned",
+                                *compressed->report.requested_sparsity));
+  }
   Candidate candidate;
   candidate.weight = std::move(compressed->weight);
   candidate.fixed = !sparsity;

@@ -91,6 +91,11 @@ class Factorize final : public Method {
       Multiply(product, layer->rows, layer->cols, fitted.data());
       for (size_t i = 0; i < fitted.size(); ++i)
         layer->w[i] = static_cast<float>(static_cast<double>(layer->w[i]) - fitted[i]);
+      // What later steps approximate is the residual too.
+      for (size_t i = 0; i < layer->original.size(); ++i) {
+        layer->original[i] =
+            static_cast<float>(static_cast<double>(layer->original[i]) - fitted[i]);
+      }
     } else {
       std::fill(layer->w.begin(), layer->w.end(), 0.0f);
     }

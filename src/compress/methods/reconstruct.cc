@@ -41,6 +41,9 @@ Status Reconstruct::Apply(LayerWork* layer) const {
   const InputStatistics* statistics = layer->statistics;
   HARROW_CHECK(statistics != nullptr && statistics->cols() == layer->cols);
   HARROW_CHECK(layer->original.size() == layer->w.size());
+  if (dense_ && layer->low_rank) {
+    return Unsupported("`target: dense` does not go with a low-rank product; use `target: layer`");
+  }
   layer->damping = damping_;
   layer->dead_columns = statistics->DeadColumns();
   const MaskedLeastSquares least_squares(*statistics, damping_);
