@@ -4,7 +4,7 @@
 #
 #   PROSE=../shared/data/corpora/english WORK=build/reference tools/reference_model/build.sh
 #
-# TOKENS    training tokens per model (default 24000000)
+# TOKENS    training tokens per model (default 20000000)
 # SIZE      small (4.9 M parameters, for CPUs) or base (9.7 M, for a GPU)
 # PYTHON    interpreter with torch, numpy, tokenizers, safetensors, matplotlib
 # ROWS, LR  rows per step, peak learning rate;  THREADS of each training
@@ -16,7 +16,7 @@ prose=${PROSE:-../shared/data/corpora/english} work=${WORK:-build/reference} pyt
 mkdir -p "$work"
 
 [ -s "$work/data/.done" ] || {
-  "$python" $here/prepare.py --prose "$prose" --out "$work/data" --tokens "${TOKENS:-24000000}"
+  "$python" $here/prepare.py --prose "$prose" --out "$work/data" --tokens "${TOKENS:-20000000}"
   date > "$work/data/.done"
 }
 train() {  # name, activation, further arguments
