@@ -62,6 +62,26 @@ Result<std::unique_ptr<const Trial>> MakeTrial(const TrialRecipe& parts, const M
   auto trial = std::make_unique<Trial>();
   HARROW_ASSIGN_OR_RETURN(trial->recipe, ParseRecipe(text, where));
   HARROW_ASSIGN_OR_RETURN(trial->plan, MakePlan(trial->recipe, model));
+  if (trial->plan.NeedsDenseStream() || !trial->plan.block_steps.empty()) {
+    return Unsupported("{}: works on more than one layer at a time, which a trial does not", where);
+  }
+  for (const Block& block : model.blocks()) {
+    for (const LinearLayer* linear : block.linears()) {
+      const LayerPlan* plan = trial->plan.Find(linear->name);
+      if (plan == nullptr) continue;
+      if (IsQuantized(linear->weight.spec.values) || linear->weight.low_rank != nullptr) {
+        return InvalidArgument("{}: is stored as {} already; give the original model", linear->name,
+                               FormatText(linear->weight));
+      }
+      for (const RecipeStep* step : plan->steps) {
+        if (!step->method->orders_inputs() && !step->method->scales_inputs()) continue;
+        return Unsupported(
+            "{}: {} changes the weights that make its inputs, which a trial does not; give "
+            "`permute: none` or `scale: false`",
+            where, step->method_name);
+      }
+    }
+  }
   return std::unique_ptr<const Trial>(std::move(trial));
 }
 

@@ -237,6 +237,19 @@ std::string RecipeVariant(const Recipe& recipe, const std::function<bool(size_t)
     steps.push_back(step);
   }
   json["steps"] = steps;
+  if (recipe.allocation) {
+    // The allocated steps by their new numbers; none is left when only others are kept.
+    nlohmann::ordered_json allocated = nlohmann::ordered_json::array();
+    for (size_t i = 0, number = 0; i < recipe.steps.size(); ++i) {
+      if (!keep(i)) continue;
+      const std::vector<size_t>& chosen = recipe.allocation->steps;
+      if (std::find(chosen.begin(), chosen.end(), i) != chosen.end())
+        allocated.push_back(std::to_string(number));
+      ++number;
+    }
+    json["allocation"]["steps"] = allocated;
+    if (allocated.empty()) json.erase("allocation");
+  }
   return json.dump(1);
 }
 

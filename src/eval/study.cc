@@ -113,6 +113,11 @@ Status Run::AddJob(const std::string& name, const std::string& kind, const std::
     HARROW_ASSIGN_OR_RETURN(const std::string text, ReadText(recipe->calibration->file));
     calibration = TextHash(text);
   }
+  if (recipe != nullptr && recipe->allocation && !recipe->allocation->allocator->file().empty()) {
+    HARROW_ASSIGN_OR_RETURN(const std::string text,
+                            ReadText(recipe->allocation->allocator->file()));
+    calibration += " " + TextHash(text);
+  }
   const std::string canonical = recipe != nullptr ? recipe->canonical : "";
   HARROW_ASSIGN_OR_RETURN(
       const std::string source,

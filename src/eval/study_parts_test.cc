@@ -78,6 +78,28 @@ TEST(Ablation, VariantsAreRecipesWithPartsLeftOut) {
   EXPECT_EQ(ignoring->steps[1].ignore, std::vector<std::string>{"re:^b"});
 }
 
+TEST(Ablation, AnAllocationFollowsItsSteps) {
+  const Result<Recipe> recipe = ParseRecipe(
+      "steps:\n"
+      "  - {method: magnitude, sparsity: 0.3}\n"
+      "  - {method: magnitude, sparsity: 0.5}\n"
+      "  - {method: rtn}\n"
+      "allocation: {method: alphapruning, steps: [1]}\n",
+      "test");
+  ASSERT_TRUE(recipe.ok()) << recipe.status().ToString();
+  const Result<Recipe> moved = ParseRecipe(RecipeVariant(
+                                               *recipe, [](size_t i) { return i != 0; }, ""),
+                                           "moved");
+  ASSERT_TRUE(moved.ok()) << moved.status().ToString();
+  ASSERT_TRUE(moved->allocation.has_value());
+  EXPECT_EQ(moved->allocation->steps, std::vector<size_t>{0});
+  const Result<Recipe> quantized = ParseRecipe(RecipeVariant(
+                                                   *recipe, [](size_t i) { return i == 2; }, ""),
+                                               "quantized");
+  ASSERT_TRUE(quantized.ok()) << quantized.status().ToString();
+  EXPECT_FALSE(quantized->allocation.has_value());
+}
+
 DivergenceReport WithLoss(std::vector<double> increase) {
   DivergenceReport report;
   report.nll_p.assign(increase.size(), 2.0);

@@ -48,6 +48,8 @@ struct AllocationProblem {
 class Allocator {
  public:
   virtual ~Allocator() = default;
+  // A file whose content decides the result; empty: none.
+  virtual std::string file() const { return ""; }
   virtual DenseNeed needs() const { return DenseNeed::kNothing; }
   // The score of one unit. Called only where needs() is not kNothing. Weights are checked to be
   // finite here (kNumerical).

@@ -107,6 +107,7 @@ class Sensitivity final : public Allocator {
     }
   }
 
+  std::string file() const override { return file_; }
   Result<std::vector<double>> Allocate(const AllocationProblem& problem) const override {
     HARROW_ASSIGN_OR_RETURN(const std::string text, ReadFile(file_, kMaxFileBytes));
     HARROW_ASSIGN_OR_RETURN(const std::vector<SensitivityCurve> measured,
