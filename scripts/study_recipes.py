@@ -52,7 +52,10 @@ def recipes():
         out[f"alps-{level}-then-gptq-int4"] = {"steps": [{"method": "alps", **target}, {"method": "gptq", **INT4}]}
     for ratio in (0.5, 0.7):
         out[f"svd_llm-{ratio}"] = {"steps": [{"method": "svd_llm", "ratio": ratio}]}
+    out["svd_llm-residual-60"] = {"steps": [{"method": "svd_llm", "ratio": 0.1, "residual": True},
+                                            {"method": "sparsegpt", **LEVELS["60"]}]}
     out["flap-0.2"] = {"structure": [{"method": "flap", "ratio": 0.2}]}
+    out["shortgpt-1"] = {"structure": [{"method": "shortgpt", "drop": 1}]}
     return out
 
 

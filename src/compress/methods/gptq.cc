@@ -18,11 +18,13 @@ class Gptq final : public Method {
   explicit Gptq(OptionReader* options) {
     decisions_.quantization = ReadQuantization(options);
     decisions_.act_order = options->Boolean("act_order", true);
+    decisions_.sweeps = ObsOptions::ReadSweeps(options, 0);
     options_ = ObsOptions::Read(options);
     options_.CheckGroup(decisions_.quantization->group, options);
   }
   StatisticsNeed needs() const override { return StatisticsNeed::kHessian; }
   bool quantizes() const override { return true; }
+  bool needs_original() const override { return decisions_.sweeps > 0; }
   Status Check(int64_t, int64_t) const override { return OkStatus(); }
   Status Apply(LayerWork* layer) const override { return RunObs(options_, decisions_, layer); }
 

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "compress/methods/grid.h"
+#include "compress/methods/refine_codes.h"
 
 namespace harrow {
 namespace {
@@ -202,6 +203,10 @@ ObsOptions ObsOptions::Read(OptionReader* options) {
   return read;
 }
 
+int64_t ObsOptions::ReadSweeps(OptionReader* options, int64_t default_sweeps) {
+  return options->Integer("sweeps", default_sweeps, 0, 1000);
+}
+
 void ObsOptions::CheckPattern(const Pattern& pattern, OptionReader* options) const {
   const int32_t width = pattern.nm ? pattern.nm->of : pattern.block ? pattern.block->cols : 1;
   if (block_size % width != 0) {
@@ -235,7 +240,9 @@ Status RunObs(const ObsOptions& options, const ObsDecisions& decisions, LayerWor
   ObsRun run(decisions, *layer, factor);
   HARROW_RETURN_IF_ERROR(run.Run(options.block_size));
   run.Store(layer);
-  return OkStatus();
+  if (decisions.sweeps == 0) return OkStatus();
+  return RefineCodes(decisions.sweeps, factor->percent_damping, decisions.target.has_value(),
+                     layer);
 }
 
 }  // namespace harrow

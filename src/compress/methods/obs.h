@@ -24,6 +24,8 @@ struct ObsOptions {
   int64_t block_size = 128;  // columns that share a threshold and are updated together
 
   static ObsOptions Read(OptionReader* options);
+  // The key `sweeps`, of steps that round.
+  static int64_t ReadSweeps(OptionReader* options, int64_t default_sweeps);
   // A key error unless `block_size` is a multiple of the width of the pattern's units.
   void CheckPattern(const Pattern& pattern, OptionReader* options) const;
   // A key error unless groups begin where all updates of the columns in them have been made: one of
@@ -40,6 +42,9 @@ struct ObsDecisions {
   // Columns by falling H_jj instead of input order, with the grids of all groups found on the
   // weights before any update. Not with a target, whose patterns lie in input order.
   bool act_order = false;
+  // Sweeps of RefineCodes after the pass; they need layer->original. With a target the mask may
+  // change too.
+  int64_t sweeps = 0;
 };
 
 // Rewrites layer->w and layer->pruned; when it rounds also layer->quantization, on whose grid w

@@ -44,7 +44,8 @@ std::string StepYaml(const nlohmann::json& c) {
   } else if (!c["tile"].empty()) {
     target += fmt::format(", pattern: \"{}x{}\"", c["tile"][0].get<int>(), c["tile"][1].get<int>());
   }
-  return fmt::format("{{method: sparsegpt, {}, {}, quantize: {{{}}}}}", target, obs, format);
+  return fmt::format("{{method: sparsegpt, {}, {}, quantize: {{{}, sweeps: 0}}}}", target, obs,
+                     format);
 }
 
 GroupGrid GridAt(const LayerWork& layer, int64_t row, int64_t col) {

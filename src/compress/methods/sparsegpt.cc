@@ -21,11 +21,13 @@ class SparseGpt final : public Method {
     options_.CheckPattern(decisions_.target->pattern, options);
     options->Nested("quantize", [this](OptionReader* nested) {
       decisions_.quantization = ReadQuantization(nested);
+      decisions_.sweeps = ObsOptions::ReadSweeps(nested, 5);
     });
     if (decisions_.quantization) options_.CheckGroup(decisions_.quantization->group, options);
   }
   StatisticsNeed needs() const override { return StatisticsNeed::kHessian; }
   const SparsityTarget* target() const override { return &*decisions_.target; }
+  bool needs_original() const override { return decisions_.sweeps > 0; }
   bool quantizes() const override { return decisions_.quantization.has_value(); }
   Status Check(int64_t rows, int64_t cols) const override {
     return decisions_.target->Check(rows, cols);
