@@ -120,8 +120,7 @@ class Dsnot final : public Method {
                                   "true` measures it";
     if (output_after > output_before) {
       layer->warnings.push_back(
-          fmt::format("dsnot: raised the layer's relative output error from {:.4g} to {:.4g} ({}): "
-                      "the mask was better without it",
+          fmt::format("dsnot: raised the layer's relative output error from {:.4g} to {:.4g} ({})",
                       output_before, output_after, how));
     }
     const auto rows = static_cast<double>(layer->rows);
