@@ -70,6 +70,9 @@ class CheckpointWriter {
     std::string resume_key;
     bool discard_partial = false;
   };
+  // What Create and Finish refuse of `directory` itself, to be told before long work: a path that
+  // cannot be used, and something there that `overwrite` does not allow to replace.
+  static Status CheckDirectory(const std::string& directory, bool overwrite);
   static Result<std::unique_ptr<CheckpointWriter>> Create(const std::string& directory,
                                                           const Options& options);
   virtual ~CheckpointWriter() = default;

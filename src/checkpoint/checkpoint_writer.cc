@@ -105,6 +105,16 @@ Status CheckTarget(const fs::path& directory, bool overwrite) {
   return OkStatus();
 }
 
+Result<fs::path> OutputFolder(const std::string& directory) {
+  std::error_code error;
+  fs::path path = fs::weakly_canonical(directory, error);
+  if (!path.has_filename()) path = path.parent_path();  // "out/"
+  if (directory.empty() || error || !path.has_filename()) {
+    return InvalidArgument("output directory \"{}\": not a usable path", directory);
+  }
+  return path;
+}
+
 void SyncFolder(const fs::path& folder) {
   const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;
@@ -532,14 +542,14 @@ Status WriterImpl::Finish(const HfConfig& config, std::string_view recipe_json,
 
 }  // namespace
 
+Status CheckpointWriter::CheckDirectory(const std::string& directory, bool overwrite) {
+  HARROW_ASSIGN_OR_RETURN(const fs::path path, OutputFolder(directory));
+  return CheckTarget(path, overwrite);
+}
+
 Result<std::unique_ptr<CheckpointWriter>> CheckpointWriter::Create(const std::string& directory,
                                                                    const Options& options) {
-  std::error_code error;
-  fs::path path = fs::weakly_canonical(directory, error);
-  if (!path.has_filename()) path = path.parent_path();  // "out/"
-  if (directory.empty() || error || !path.has_filename()) {
-    return InvalidArgument("output directory \"{}\": not a usable path", directory);
-  }
+  HARROW_ASSIGN_OR_RETURN(fs::path path, OutputFolder(directory));
   auto writer = std::make_unique<WriterImpl>(std::move(path), options);
   HARROW_RETURN_IF_ERROR(writer->Start());
   return std::unique_ptr<CheckpointWriter>(std::move(writer));

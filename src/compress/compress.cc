@@ -4,7 +4,6 @@
 // every linear of a block is calibrated on the inputs it has in the block before compression, and
 // the next block on what the compressed block produces.
 #include <chrono>
-#include <filesystem>
 #include <map>
 #include <set>
 
@@ -31,8 +30,6 @@
 namespace harrow {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr char kOuterShard[] = "outer";
 constexpr int64_t kDefaultSequenceLength = 2048;
 constexpr char kReportFile[] = "harrow_report.json";
@@ -52,9 +49,10 @@ Status Cancelled() {
 
 class Compressor {
  public:
-  // `structured` is the model that structural steps left in place of options.model, or null.
+  // `structured` is the model that structural steps left in place of options.model, or null;
+  // `start` is when they, or without them this run, began.
   Compressor(const CompressOptions& options, const RunControl* control, Recipe recipe,
-             const StructuredSource* structured)
+             const StructuredSource* structured, std::chrono::steady_clock::time_point start)
       : options_(options),
         structured_(structured),
         source_(structured != nullptr ? structured->directory : options.model),
@@ -62,7 +60,7 @@ class Compressor {
         pool_(options.threads),
         blas_threads_(pool_.size()),
         state_(NewForwardState(&pool_, kDefaultSequenceLength)),
-        start_(std::chrono::steady_clock::now()),
+        start_(start),
         recipe_(std::move(recipe)) {}
 
   Result<CompressReport> Run() {
@@ -102,7 +100,7 @@ class Compressor {
   Status RunOuter();
   Status Observe(int32_t b, StatisticsObserver* observer);
   Result<CompressedLayer> CompressOne(const LinearLayer& layer, const LayerPlan& plan,
-                                      InputStatistics* statistics);
+                                      InputStatistics* statistics, const UnscaledLayer* unscaled);
   Status RunBlockSteps(const Block& block,
                        const std::vector<std::shared_ptr<InputStatistics>>& statistics,
                        std::vector<std::optional<CompressedLayer>>* done);
@@ -248,10 +246,8 @@ Status Compressor::PrepareCalibration() {
 }
 
 Status Compressor::PrepareOutput() {
-  std::error_code error;
-  const fs::path output = fs::weakly_canonical(options_.output, error);
-  if (error) return Error(StatusCode::kIoError, "{}: {}", options_.output, error.message());
-  work_folder_ = (output.has_filename() ? output : output.parent_path()).string() + ".partial";
+  HARROW_ASSIGN_OR_RETURN(const std::string output, OutputPath(options_.output));
+  work_folder_ = WorkFolder(output);
   // What an allocation is made from lies outside the recipe where it is a file.
   HARROW_ASSIGN_OR_RETURN(
       const std::string key,
@@ -377,10 +373,11 @@ Status Compressor::Observe(int32_t b, StatisticsObserver* observer) {
 }
 
 Result<CompressedLayer> Compressor::CompressOne(const LinearLayer& layer, const LayerPlan& plan,
-                                                InputStatistics* statistics) {
+                                                InputStatistics* statistics,
+                                                const UnscaledLayer* unscaled) {
   if (control_.Cancelled()) return Cancelled();
   Result<CompressedLayer> done =
-      CompressLayer(layer, plan, recipe_.store_dense, statistics, &pool_, &control_);
+      CompressLayer(layer, plan, recipe_.store_dense, statistics, &pool_, &control_, unscaled);
   if (done.ok()) report_.seconds_weights += done->report.seconds;
   return done;
 }
@@ -471,9 +468,8 @@ Status Compressor::CompressBlock(int32_t b) {
     source_bytes[linear->name] = WeightBytes(linear->weight);
   HARROW_ASSIGN_OR_RETURN(const auto ordered, ReorderInputs(plan_, model_->config().head_dim,
                                                             observer, &pool_, &control_, &block));
-  HARROW_ASSIGN_OR_RETURN(
-      const ScaledInputs scaled,
-      ScaleInputs(plan_, checkpoint_->tensors(), observer, &pool_, &control_, &block));
+  HARROW_ASSIGN_OR_RETURN(ScaledInputs scaled, ScaleInputs(plan_, checkpoint_->tensors(), observer,
+                                                           &pool_, &control_, &block));
   HARROW_RETURN_IF_ERROR(writer_->BeginShard(ShardName(b)));
   // Block steps need the source's weights and the statistics until all linears are done.
   const bool has_block_steps = plan_.HasBlockSteps(block);
@@ -486,9 +482,11 @@ Status Compressor::CompressBlock(int32_t b) {
     Tick(fmt::format("block {}/{}: {}", b + 1, Blocks(), linear->name), 1);
     std::optional<CompressedLayer> done;
     if (plan != nullptr) {
-      HARROW_ASSIGN_OR_RETURN(done, CompressOne(*linear, *plan, statistics.get()));
+      const auto before = scaled.unscaled.extract(linear->name);  // freed after its last use
+      HARROW_ASSIGN_OR_RETURN(
+          done, CompressOne(*linear, *plan, statistics.get(), before ? &before.mapped() : nullptr));
       done->report.bytes_before = source_bytes[linear->name];
-      for (const auto* found : {&ordered, &scaled.notes}) {
+      for (const auto* found : {&ordered, &std::as_const(scaled.notes)}) {
         const auto note = found->find(linear->name);
         if (note != found->end()) done->report.notes.push_back(note->second);
       }
@@ -620,8 +618,9 @@ Status Compressor::RunOuter() {
     control_.Progress(linear->name, done_units_, total_units_);
     LinearWeight weight = linear->weight;
     if (const LayerPlan* plan = plan_.Find(linear->name); plan != nullptr) {
-      HARROW_ASSIGN_OR_RETURN(CompressedLayer done,
-                              CompressOne(*linear, *plan, observer.Take(linear->name).get()));
+      HARROW_ASSIGN_OR_RETURN(
+          CompressedLayer done,
+          CompressOne(*linear, *plan, observer.Take(linear->name).get(), nullptr));
       weight = std::move(done.weight);
       AddLayer(std::move(done.report));
     }
@@ -668,17 +667,22 @@ Result<CompressReport> Compress(const CompressOptions& options, const RunControl
   HARROW_ASSIGN_OR_RETURN(Recipe recipe, options.recipe_path.empty()
                                              ? ParseRecipe(options.recipe_text, "recipe")
                                              : LoadRecipe(options.recipe_path));
+  const auto start = std::chrono::steady_clock::now();
   if (recipe.structure.empty()) {
-    return Compressor(options, control, std::move(recipe), nullptr).Run();
+    return Compressor(options, control, std::move(recipe), nullptr, start).Run();
   }
-  const RunControl silent;
-  ThreadPool pool(options.threads);
-  HARROW_ASSIGN_OR_RETURN(
-      const StructuredSource structured,
-      ApplyStructure(options, recipe, &pool, control != nullptr ? *control : silent));
-  HARROW_ASSIGN_OR_RETURN(CompressReport report,
-                          Compressor(options, control, std::move(recipe), &structured).Run());
-  RemoveStructured(structured);
+  StructuredSource structured;
+  Status status;
+  {
+    const RunControl silent;
+    ThreadPool pool(options.threads);
+    status =
+        ApplyStructure(options, recipe, &pool, control != nullptr ? *control : silent, &structured);
+  }
+  Result<CompressReport> report =
+      status.ok() ? Compressor(options, control, std::move(recipe), &structured, start).Run()
+                  : std::move(status);
+  RemoveStructured(structured, options, report.status());
   return report;
 }
 

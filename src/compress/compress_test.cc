@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "compress/layer.h"
+#include "compress/layer_trials.h"
 #include "compress/output_path.h"
 #include "compress/recipe.h"
 #include "compress/report_json.h"
@@ -201,6 +202,108 @@ TEST_F(CompressTest, LaterBlocksSeeTheCompressedBlocksBeforeThem) {
     }
   }
   EXPECT_FALSE(same_as_alone);  // or this test could not fail
+}
+
+// AWQ scales inputs, and the weights that make them, before anything else is done to a block; that
+// must not move the masks of the steps before it.
+TEST_F(CompressTest, PrunersBeforeAwqSeeTheWeightsUnscaled) {
+  testing::WriteTinyModel(dir_.File("loud"), TinyModel(),
+                          [](const std::string& name, std::vector<float>* values) {
+                            if (!name.ends_with("layernorm.weight")) return;
+                            for (size_t i = 1; i < values->size(); i += 8)
+                              (*values)[i] *= 16;
+                          });
+  for (const std::string method : {"magnitude", "ria", "sparsegpt"}) {
+    SCOPED_TRACE(method);
+    const std::string prune = "{method: " + method + ", sparsity: 0.5, compare: layer}";
+    const std::string first = method == "sparsegpt" ? "{method: sparsegpt, sparsity: 0.5}" : prune;
+    CompressOptions options = Options(Calibration() + "steps: [" + first + "]", "pruned");
+    options.model = dir_.File("loud");
+    ASSERT_TRUE(Compress(options, nullptr).ok());
+    options.recipe_text =
+        Calibration() + "steps: [" + first + ", {method: awq, format: int4, group: 32}]";
+    options.output = dir_.File("both");
+    const Result<CompressReport> report = Compress(options, nullptr);
+    ASSERT_TRUE(report.ok()) << report.status().ToString();
+    int scaled = 0;
+    for (const LayerReport& layer : report->layers) {
+      for (const std::string& note : layer.notes)
+        scaled += note.starts_with("inputs scaled by") && note != "inputs scaled by 1 to 1";
+    }
+    EXPECT_GE(scaled, 3 * 5);  // q, k, v, gate and up of every block, whose inputs are uneven
+    // Later blocks have other inputs.
+    const auto pruned = LoadModel(dir_.File("pruned"));
+    const auto both = LoadModel(dir_.File("both"));
+    ASSERT_TRUE(pruned != nullptr && both != nullptr);
+    for (size_t i = 0; i < 7; ++i) {
+      const LinearLayer* linear = std::as_const(*pruned).blocks()[0].linears()[i];
+      const std::vector<float> alone = Unpack(linear->weight);
+      const std::vector<float> w = Unpack(std::as_const(*both).blocks()[0].linears()[i]->weight);
+      int64_t regrown = 0;  // rounding makes further zeros
+      for (size_t k = 0; k < w.size(); ++k)
+        regrown += alone[k] == 0 && w[k] != 0;
+      EXPECT_EQ(regrown, 0) << linear->name;
+      EXPECT_LT(std::count(w.begin(), w.end(), 0.0f), static_cast<int64_t>(w.size()) * 9 / 10);
+    }
+    fs::remove_all(dir_.File("pruned"));
+    fs::remove_all(dir_.File("both"));
+  }
+  const Result<CompressReport> low_rank =
+      Run(Calibration() +
+              "steps: [{method: svd_llm, ratio: 0.2, residual: true}, {method: wanda, sparsity: "
+              "0.5}, {method: awq}]",
+          "out");
+  EXPECT_NE(low_rank.status().message().find("scale: false"), std::string::npos)
+      << low_rank.status().ToString();
+}
+
+// Silence of the inputs must not decide about weights.
+TEST_F(CompressTest, AWeightWhoseInputsWereNeverSeenIsAnError) {
+  testing::WriteTinyModel(dir_.File("silent"), TinyModel(),
+                          [](const std::string& name, std::vector<float>* values) {
+                            if (name == "model.layers.1.input_layernorm.weight")
+                              std::fill(values->begin(), values->end(), 0.0f);
+                          });
+  const auto run = [&](const std::string& recipe) {
+    CompressOptions options = Options(Calibration() + recipe, "out");
+    options.model = dir_.File("silent");
+    options.overwrite = true;
+    options.restart = true;
+    return Compress(options, nullptr);
+  };
+  for (const std::string method : {"wanda", "sparsegpt", "alps"}) {
+    const Result<CompressReport> report = run("steps: [{method: " + method + ", sparsity: 0.5}]");
+    EXPECT_EQ(report.status().code(), StatusCode::kInvalidArgument) << method;
+    for (const char* part :
+         {"model.layers.1.self_attn.q_proj.weight", "all of them were zero", "`ignore`"}) {
+      EXPECT_NE(report.status().message().find(part), std::string::npos)
+          << report.status().ToString();
+    }
+  }
+  const Result<CompressReport> ignored =
+      run("steps: [{method: sparsegpt, sparsity: 0.5, ignore: \"re:layers.1.self_attn\"}]");
+  EXPECT_TRUE(ignored.ok()) << ignored.status().ToString();
+  // What goes by the weights alone may go on.
+  const Result<CompressReport> magnitude =
+      run("steps: [{method: magnitude, sparsity: 0.5}]\noutput_error: true");
+  ASSERT_TRUE(magnitude.ok()) << magnitude.status().ToString();
+  EXPECT_NE(magnitude->layers[7].warnings.at(0).find("relative error says nothing"),
+            std::string::npos)
+      << magnitude->layers[7].warnings[0];
+}
+
+TEST_F(CompressTest, TrialsTellWhatTakesASparsity) {
+  const std::vector<std::string> able = SparsityMethods();
+  for (const char* name : {"magnitude", "wanda", "ria", "sparsegpt", "alps", "lasso"})
+    EXPECT_EQ(std::count(able.begin(), able.end(), name), 1) << name;
+  for (const char* name : {"rtn", "gptq", "dsnot", "svd_llm"})
+    EXPECT_EQ(std::count(able.begin(), able.end(), name), 0) << name;
+  const std::unique_ptr<Model> model = LoadModel(model_);
+  const TrialRecipe rtn = {.step = "{method: rtn}", .sparsity = 0.5};
+  const auto trial = MakeTrial(rtn, *model, "--method");
+  EXPECT_NE(trial.status().message().find("--method: rtn takes no sparsity; expected one of magn"),
+            std::string::npos)
+      << trial.status().ToString();
 }
 
 TEST_F(CompressTest, ResumesAfterTheLastFinishedBlock) {

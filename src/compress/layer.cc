@@ -19,11 +19,28 @@ std::string MethodNames(const LayerPlan& plan) {
   return names;
 }
 
-// Empty when the calibration gave the layer's input enough to work with. An expert that no text is
-// routed to has none.
+// A weight whose inputs the calibration never showed, such as an expert that no text is routed to,
+// would be zeroed or left to chance.
+Status CheckSeen(const LayerPlan& plan, const InputStatistics& statistics) {
+  if (statistics.DeadColumns() < statistics.cols()) return OkStatus();
+  for (const RecipeStep* step : plan.steps) {
+    if (step->method->needs() == StatisticsNeed::kNone) continue;
+    return InvalidArgument(
+        "{} goes by the weight's inputs, but {}; calibrate on more or other text, or leave the "
+        "weight out with `ignore`",
+        step->method_name,
+        statistics.tokens() == 0 ? "no calibration token reached it"
+                                 : fmt::format("all of them were zero in all {} calibration tokens",
+                                               statistics.tokens()));
+  }
+  return OkStatus();
+}
+
+// Empty when the calibration gave the layer's input enough to work with.
 std::string CoverageWarning(const InputStatistics& statistics) {
-  if (statistics.tokens() == 0) {
-    return "its input saw no calibration token; what activations should have decided is arbitrary";
+  if (statistics.DeadColumns() == statistics.cols()) {
+    return "its inputs were zero in all of the calibration text, so its relative error says "
+           "nothing";
   }
   if (statistics.tokens() < statistics.cols()) {
     return fmt::format("its input saw {} calibration tokens, fewer than its width of {}",
@@ -38,33 +55,48 @@ bool IsSparseFormat(const WeightSpec& spec) {
 
 // With `rewritten` false the elements are only checked and counted, not kept: a head of 128k x 4096
 // would be 2 GB of float32.
-Result<LayerWork> Unpack(const LinearLayer& layer, bool rewritten, int64_t* nonzeros) {
+Result<LayerWork> Unpack(const std::string& name, const LinearWeight& weight, bool rewritten,
+                         int64_t* nonzeros) {
   LayerWork work;
-  work.name = layer.name;
-  work.rows = layer.rows;
-  work.cols = layer.cols;
+  work.name = name;
+  work.rows = weight.rows;
+  work.cols = weight.cols;
   if (rewritten) {
-    work.w.resize(static_cast<size_t>(layer.rows * layer.cols));
+    work.w.resize(static_cast<size_t>(work.rows * work.cols));
     work.pruned.resize(work.w.size());
   }
   // What an earlier run pruned stays pruned.
-  const bool sparse = IsSparseFormat(layer.weight.spec);
+  const bool sparse = IsSparseFormat(weight.spec);
   *nonzeros = 0;
-  HARROW_RETURN_IF_ERROR(ForRowSlices(
-      layer.name, layer.weight, [&](int64_t begin, const float* values, int64_t count) {
+  HARROW_RETURN_IF_ERROR(
+      ForRowSlices(name, weight, [&](int64_t begin, const float* values, int64_t count) {
         *nonzeros += count - std::count(values, values + count, 0.0f);
         if (!rewritten) return;
-        std::copy_n(values, count, work.w.begin() + begin * layer.cols);
+        std::copy_n(values, count, work.w.begin() + begin * work.cols);
         for (int64_t i = 0; sparse && i < count; ++i) {
-          work.pruned[static_cast<size_t>(begin * layer.cols + i)] = values[i] == 0.0f;
+          work.pruned[static_cast<size_t>(begin * work.cols + i)] = values[i] == 0.0f;
         }
       }));
-  if (layer.weight.spec.format == FormatId::kNm) {
-    work.pattern.nm = NmPattern{layer.weight.spec.keep_n, layer.weight.spec.of_m};
-  } else if (layer.weight.spec.format == FormatId::kBlock) {
-    work.pattern.block = BlockShape{layer.weight.spec.block_rows, layer.weight.spec.block_cols};
+  if (weight.spec.format == FormatId::kNm) {
+    work.pattern.nm = NmPattern{weight.spec.keep_n, weight.spec.of_m};
+  } else if (weight.spec.format == FormatId::kBlock) {
+    work.pattern.block = BlockShape{weight.spec.block_rows, weight.spec.block_cols};
   }
   return work;
+}
+
+// Brings what earlier steps made of an unscaled weight, and their target, to the scaled one's
+// scale.
+void Scale(const UnscaledLayer& unscaled, LayerWork* work) {
+  for (std::vector<float>* values : {&work->w, &work->original}) {
+    for (size_t i = 0; i < values->size(); ++i) {
+      const size_t row = i / static_cast<size_t>(work->cols);
+      const size_t col = i % static_cast<size_t>(work->cols);
+      double factor = unscaled.row_scales.empty() ? 1.0 : unscaled.row_scales[row];
+      if (!unscaled.col_scales.empty()) factor *= unscaled.col_scales[col];
+      (*values)[i] = static_cast<float>((*values)[i] * factor);
+    }
+  }
 }
 
 // Packs the weight as it is, a slice of rows at a time.
@@ -145,21 +177,26 @@ void MeasureStored(const LinearLayer& layer, const InputStatistics* statistics,
 
 Result<LayerWork> UnpackLayer(const LinearLayer& layer) {
   int64_t nonzeros = 0;
-  return Unpack(layer, /*rewritten=*/true, &nonzeros);
+  return Unpack(layer.name, layer.weight, /*rewritten=*/true, &nonzeros);
 }
 
 Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan,
                                       bool store_dense, InputStatistics* statistics,
-                                      ThreadPool* pool, const RunControl* control) {
+                                      ThreadPool* pool, const RunControl* control,
+                                      const UnscaledLayer* unscaled) {
   const auto start = std::chrono::steady_clock::now();
+  if (statistics != nullptr) HARROW_RETURN_IF_ERROR(CheckSeen(plan, *statistics).At(layer.name));
   const bool has_hessian = statistics != nullptr && statistics->has_hessian();
   // Quantizers only say how to store; the Hessian's error needs all values.
   const bool rewritten =
       has_hessian || !std::all_of(plan.steps.begin(), plan.steps.end(),
                                   [](const RecipeStep* s) { return !s->method->rewrites(); });
   int64_t kept = 0;
-  HARROW_ASSIGN_OR_RETURN(LayerWork work, Unpack(layer, rewritten, &kept));
-  work.statistics = statistics;
+  const LinearWeight& source = unscaled != nullptr ? unscaled->weight : layer.weight;
+  HARROW_ASSIGN_OR_RETURN(LayerWork work, Unpack(layer.name, source, rewritten, &kept));
+  work.statistics = unscaled != nullptr && unscaled->statistics != nullptr
+                        ? unscaled->statistics.get()
+                        : statistics;
   work.pool = pool;
   work.control = control;
   if (std::any_of(plan.steps.begin(), plan.steps.end(),
@@ -171,6 +208,10 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
     work.allocated_sparsity.reset();
     if (const auto given = plan.allocated.find(step); given != plan.allocated.end()) {
       work.allocated_sparsity = allocated = given->second;
+    }
+    if (unscaled != nullptr && step->method->scales_inputs()) {
+      Scale(*unscaled, &work);
+      work.statistics = statistics;
     }
     if (Status status = step->method->Apply(&work); !status.ok()) {
       return status.At(layer.name + ": " + step->method_name);
@@ -205,6 +246,11 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
     if (const std::string warning = CoverageWarning(*statistics); !warning.empty()) {
       report.warnings.push_back(layer.name + ": " + warning);
     }
+  }
+  if (result.weight.low_rank != nullptr && report.bytes > report.bytes_before) {
+    report.warnings.push_back(
+        fmt::format("{}: takes {} bytes with its low-rank product, more than the {} of the source",
+                    layer.name, report.bytes, report.bytes_before));
   }
   if (work.dead_columns > 0) {
     report.warnings.push_back(

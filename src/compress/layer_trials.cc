@@ -28,6 +28,16 @@ Result<YAML::Node> LoadMapping(const std::string& text, const std::string& where
 
 }  // namespace
 
+std::vector<std::string> SparsityMethods() {
+  std::vector<std::string> names;
+  for (const MethodInfo& info : AllMethods()) {
+    OptionReader options(YAML::Load("{sparsity: 0.5}"), "", "");
+    const std::unique_ptr<Method> method = info.make(&options);
+    if (options.Finish().ok() && method->target() != nullptr) names.emplace_back(info.name);
+  }
+  return names;
+}
+
 Result<std::unique_ptr<const Trial>> MakeTrial(const TrialRecipe& parts, const Model& model,
                                                const std::string& where) {
   std::string text;
@@ -44,6 +54,13 @@ Result<std::unique_ptr<const Trial>> MakeTrial(const TrialRecipe& parts, const M
       root["calibration"] = calibration;
     }
     HARROW_ASSIGN_OR_RETURN(YAML::Node step, LoadMapping(parts.step, where));
+    const auto method = step["method"].as<std::string>("");
+    const std::vector<std::string> able = SparsityMethods();
+    if (parts.sparsity && FindMethod(method) != nullptr &&
+        std::find(able.begin(), able.end(), method) == able.end()) {
+      return InvalidArgument("{}: {} takes no sparsity; expected one of {}", where, method,
+                             fmt::join(able, ", "));
+    }
     // The shortest text that reads back as the same number.
     if (parts.sparsity) step["sparsity"] = fmt::format("{}", *parts.sparsity);
     if (!parts.pattern.empty()) step["pattern"] = parts.pattern;

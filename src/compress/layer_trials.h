@@ -25,10 +25,13 @@ struct Trial {
   CompressionPlan plan;  // points into recipe
 };
 
+// Methods that prune to a `sparsity` given by itself.
+std::vector<std::string> SparsityMethods();
+
 // What a trial's recipe is made of.
 struct TrialRecipe {
   std::string step;                // YAML mapping, e.g. "{method: wanda}"
-  std::optional<double> sparsity;  // put into the step when set
+  std::optional<double> sparsity;  // put into the step, which must take one, when set
   std::string pattern;             // put into the step when not empty
   std::string then;                // YAML mapping of a further step; empty: none
   std::optional<CalibrationSpec> calibration;

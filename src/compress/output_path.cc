@@ -20,4 +20,15 @@ Status CheckOutputSparesSource(const std::string& output, const std::string& sou
   return OkStatus();
 }
 
+Result<std::string> OutputPath(const std::string& output) {
+  std::error_code error;
+  const fs::path path = fs::weakly_canonical(output, error);
+  if (error) return Error(StatusCode::kIoError, "{}: {}", output, error.message());
+  return (path.has_filename() ? path : path.parent_path()).string();
+}
+
+std::string WorkFolder(const std::string& output_path) {
+  return output_path + ".partial";
+}
+
 }  // namespace harrow

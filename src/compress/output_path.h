@@ -12,6 +12,12 @@ namespace harrow {
 // resolved: replacing the one would destroy the other.
 Status CheckOutputSparesSource(const std::string& output, const std::string& source);
 
+// Links resolved, without a "/" at its end: what names beside it begin with.
+Result<std::string> OutputPath(const std::string& output);
+
+// Of the checkpoint writer: there while a run that can be continued has not finished.
+std::string WorkFolder(const std::string& output_path);
+
 }  // namespace harrow
 
 #endif  // HARROW_COMPRESS_OUTPUT_PATH_H_

@@ -154,7 +154,7 @@ static Status CheckBlockStep(const CompressionPlan& plan, const Model& model) {
   return OkStatus();
 }
 
-Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
+Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model, bool check_sizes) {
   std::vector<const LinearLayer*> linears;
   for (const Block& block : model.blocks()) {
     for (const LinearLayer* linear : block.linears())
@@ -188,8 +188,9 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
         continue;
       }
       any = true;
-      if (Status status = step.method->Check(linear.rows, linear.cols); !status.ok()) {
-        return status.At(step.where + ": " + linear.name);
+      if (check_sizes) {
+        HARROW_RETURN_IF_ERROR(
+            step.method->Check(linear.rows, linear.cols).At(step.where + ": " + linear.name));
       }
       LayerPlan& layer = plan.layers[linear.name];
       HARROW_RETURN_IF_ERROR(
@@ -227,6 +228,15 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model) {
             "{}: {} lies outside the blocks, where the dense model's inputs are not gathered; use "
             "`target: layer` for it",
             step.where, linear.name);
+      }
+      if (step.method->scales_inputs() && layer.steps.size() > 1 &&
+          std::any_of(layer.steps.begin(), layer.steps.end(), [](const RecipeStep* earlier) {
+            return earlier->method->low_rank() != LowRankUse::kNone;
+          })) {
+        return InvalidArgument(
+            "{}: {} scales the inputs of {}, with which its low-rank product and the other steps "
+            "before it cannot go together; give `scale: false`, or use gptq",
+            step.where, step.method_name, linear.name);
       }
       layer.steps.push_back(&step);
       layer.need = layer.need | step.method->needs();

@@ -42,8 +42,9 @@ struct CompressionPlan {
 };
 
 // Refuses, before any work, targets that match nothing, weights that a method cannot do, and
-// pruning after quantization. The recipe must outlive the plan.
-Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model);
+// pruning after quantization. The recipe must outlive the plan. Without `check_sizes` weights may
+// have any size: those of `model` will change before the plan that counts is made.
+Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model, bool check_sizes = true);
 
 }  // namespace harrow
 

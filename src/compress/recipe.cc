@@ -67,23 +67,28 @@ void CheckEntries(OptionReader* options, std::string_view key,
   }
 }
 
+// The entry of a registry that the key `method` names. Null, with a mistake recorded, when none is.
+template <class Info>
+const Info* ReadMethod(OptionReader* options, const Info* (*find)(std::string_view),
+                       std::span<const Info> all, std::string* name) {
+  *name = options->String("method", "");
+  const Info* const found = find(*name);
+  if (found != nullptr) return found;
+  std::string names;
+  for (const Info& info : all)
+    names += (names.empty() ? "" : " | ") + std::string(info.name);
+  options->Fail("method", name->empty() ? fmt::format("missing; expected {}", names)
+                                        : fmt::format("expected {}, found \"{}\"", names, *name));
+  return nullptr;
+}
+
 Result<RecipeStep> ReadStep(const YAML::Node& node, const std::string& where, size_t index,
                             nlohmann::ordered_json* canonical) {
   OptionReader options(node, where, fmt::format("steps[{}]", index));
   RecipeStep step;
   step.where = options.Location();
-  step.method_name = options.String("method", "");
-  const MethodInfo* info = FindMethod(step.method_name);
-  if (info == nullptr) {
-    std::string names;
-    for (const MethodInfo& method : AllMethods()) {
-      names += (names.empty() ? "" : " | ") + std::string(method.name);
-    }
-    options.Fail("method", step.method_name.empty()
-                               ? fmt::format("missing; expected {}", names)
-                               : fmt::format("expected {}, found \"{}\"", names, step.method_name));
-    return options.Finish();
-  }
+  const MethodInfo* info = ReadMethod(&options, FindMethod, AllMethods(), &step.method_name);
+  if (info == nullptr) return options.Finish();
   step.method = info->make(&options);
   step.targets = options.Strings("targets");
   step.ignore = options.Strings("ignore");
@@ -128,18 +133,9 @@ std::vector<size_t> ReadAllocatedSteps(OptionReader* options,
 AllocationSpec ReadAllocation(OptionReader* options, const std::vector<RecipeStep>& steps) {
   AllocationSpec spec;
   spec.where = options->Location();
-  spec.method_name = options->String("method", "");
-  const AllocatorInfo* info = FindAllocator(spec.method_name);
-  if (info == nullptr) {
-    std::string names;
-    for (const AllocatorInfo& allocator : AllAllocators()) {
-      names += (names.empty() ? "" : " | ") + std::string(allocator.name);
-    }
-    options->Fail("method", spec.method_name.empty() ? fmt::format("missing; expected {}", names)
-                                                     : fmt::format("expected {}, found \"{}\"",
-                                                                   names, spec.method_name));
-    return spec;
-  }
+  const AllocatorInfo* info =
+      ReadMethod(options, FindAllocator, AllAllocators(), &spec.method_name);
+  if (info == nullptr) return spec;
   spec.steps = ReadAllocatedSteps(options, steps);
   int64_t with_nm = 0;
   for (const size_t index : spec.steps)
@@ -164,18 +160,9 @@ Result<StructureStep> ReadStructureStep(const YAML::Node& node, const std::strin
   OptionReader options(node, where, fmt::format("structure[{}]", index));
   StructureStep step;
   step.where = options.Location();
-  step.method_name = options.String("method", "");
-  const StructureInfo* info = FindStructureMethod(step.method_name);
-  if (info == nullptr) {
-    std::string names;
-    for (const StructureInfo& method : AllStructureMethods()) {
-      names += (names.empty() ? "" : " | ") + std::string(method.name);
-    }
-    options.Fail("method", step.method_name.empty()
-                               ? fmt::format("missing; expected {}", names)
-                               : fmt::format("expected {}, found \"{}\"", names, step.method_name));
-    return options.Finish();
-  }
+  const StructureInfo* info =
+      ReadMethod(&options, FindStructureMethod, AllStructureMethods(), &step.method_name);
+  if (info == nullptr) return options.Finish();
   step.method = info->make(&options);
   HARROW_RETURN_IF_ERROR(options.Finish());
   step.canonical = options.values().dump();

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "compress/layer.h"
-
 namespace harrow {
 namespace {
 
@@ -61,9 +59,26 @@ Status FindScales(const RecipeStep& step, const StatisticsObserver& statistics, 
   return OkStatus();
 }
 
+// Whether steps come before the one that scales and can be given the weight as it was.
+bool StartsUnscaled(const CompressionPlan& plan, const LinearLayer& layer) {
+  const std::vector<const RecipeStep*>& steps = plan.Find(layer.name)->steps;
+  return !steps.front()->method->scales_inputs() &&
+         std::all_of(steps.begin(), steps.end(), [](const RecipeStep* step) {
+           return step->method->low_rank() == LowRankUse::kNone ||
+                  step->method->low_rank() == LowRankUse::kCorrects;  // comes last
+         });
+}
+
 // w [r, c] *= row[r] * column[c], as float32; either may be empty.
-Status ScaleWeight(const std::vector<double>& row, const std::vector<double>& column,
-                   LinearLayer* layer) {
+Status ScaleWeight(const CompressionPlan& plan, const std::vector<double>& row,
+                   const std::vector<double>& column, LinearLayer* layer,
+                   std::map<std::string, UnscaledLayer>* unscaled) {
+  if (StartsUnscaled(plan, *layer)) {
+    const auto [known, first] = unscaled->try_emplace(layer->name);
+    if (first) known->second.weight = layer->weight;
+    if (!row.empty()) known->second.row_scales = row;
+    if (!column.empty()) known->second.col_scales = column;
+  }
   const WeightSpec spec = {FormatId::kDense, ValueType::kF32};
   Result<LinearWeight> scaled =
       PackWeight(spec, layer->rows, layer->cols, [&](int64_t r, float* out) {
@@ -151,11 +166,18 @@ Result<ScaledInputs> ScaleInputs(const CompressionPlan& plan, const TensorSource
       if (!scaled.ok()) return scaled.status().At(*set.norm_name + ": scaled");
       result.norms[*set.norm_name] = std::move(scaled).value();
     } else {
-      HARROW_RETURN_IF_ERROR(ScaleWeight(Inverse(set.scales), {}, set.producer));
+      HARROW_RETURN_IF_ERROR(
+          ScaleWeight(plan, Inverse(set.scales), {}, set.producer, &result.unscaled));
     }
-    for (LinearLayer* layer : set.consumers)
-      HARROW_RETURN_IF_ERROR(ScaleWeight({}, set.scales, layer));
-    statistics.Find(set.consumers.front()->name)->ScaleInputs(Inverse(set.scales));
+    InputStatistics* const seen = statistics.Find(set.consumers.front()->name);
+    std::shared_ptr<InputStatistics> before;
+    for (LinearLayer* layer : set.consumers) {
+      HARROW_RETURN_IF_ERROR(ScaleWeight(plan, {}, set.scales, layer, &result.unscaled));
+      if (!StartsUnscaled(plan, *layer)) continue;
+      if (before == nullptr) before = std::make_shared<InputStatistics>(*seen);
+      result.unscaled.at(layer->name).statistics = before;
+    }
+    seen->ScaleInputs(Inverse(set.scales));
   }
   return result;
 }

@@ -9,6 +9,7 @@
 #include "base/run_control.h"
 #include "base/thread_pool.h"
 #include "checkpoint/tensor_source.h"
+#include "compress/layer.h"
 #include "compress/plan.h"
 #include "compress/statistics_observer.h"
 #include "model/model.h"
@@ -18,6 +19,10 @@ namespace harrow {
 struct ScaledInputs {
   std::map<std::string, std::string> notes;  // by weight name: what was done, or why nothing was
   std::map<std::string, TensorView> norms;  // those that changed, by name, as they are to be stored
+  // Scaled linears with steps before the one that scales, by weight name, as these must see them.
+  // None of a linear with a low-rank step, whose product could not follow: it is scaled from the
+  // start.
+  std::map<std::string, UnscaledLayer> unscaled;
 };
 
 // Asks the methods that scale inputs (AWQ) for the scales of each set of linears of `block`, which

@@ -14,7 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // Changes with anything that makes the same recipe give other weights.
-constexpr int kAlgorithmVersion = 1;
+constexpr int kAlgorithmVersion = 2;
 
 Result<std::string> SourceIdentity(const Checkpoint& checkpoint) {
   std::string identity = checkpoint.config().json;

@@ -23,6 +23,7 @@ constexpr int64_t kPrefillTokens = 128;
 constexpr int kRounds = 7;
 constexpr double kMeasureSeconds = 1e-3;  // that one round measures a weight for, at least
 constexpr double kByteTolerance = 0.005;  // of the budget
+constexpr double kMissedBudget = 0.02;    // of the budget, that is worth a note
 
 double Seconds(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -91,6 +92,7 @@ class Search {
   Result<std::optional<Candidate>> Try(const std::string& method, const std::string& pattern,
                                        std::optional<double> sparsity);
   Status TryPattern(const std::string& method, const std::string& pattern);
+  void NoteMissedBudget(const Candidate& candidate);
   void MeasureTimes();
   void FindEqualTimes();
 
@@ -136,22 +138,20 @@ Result<std::unique_ptr<const Trial>> Search::Variant(const std::string& method,
   return MakeTrial(recipe, *loaded_.model, method);
 }
 
-// Every method of the registry that can be asked for a sparsity by itself.
+// Those asked for, or every one that can be asked for a sparsity by itself.
 Status Search::FindMethods() {
-  if (!options_.methods.empty()) {
-    for (const std::string& name : options_.methods) {
-      HARROW_RETURN_IF_ERROR(Variant(name, kUnstructured, 0.5).status().At("--methods"));
+  const std::vector<std::string> able = SparsityMethods();
+  // What the first of them does not take either is the fault of the step that follows.
+  if (const Status status = Variant(able.front(), kUnstructured, 0.5).status(); !status.ok()) {
+    return options_.then.empty() ? status : status.At("--then");
+  }
+  for (const std::string& name : options_.methods.empty() ? able : options_.methods) {
+    const Status status = Variant(name, kUnstructured, 0.5).status();
+    if (status.ok()) {
       methods_.push_back(name);
+    } else if (!options_.methods.empty()) {
+      return status.At("--methods");
     }
-    return OkStatus();
-  }
-  for (const MethodInfo& method : AllMethods()) {
-    const std::string name(method.name);
-    if (Variant(name, kUnstructured, 0.5).ok()) methods_.push_back(name);
-  }
-  if (methods_.empty()) {
-    // The same recipe once more, for its reason: it is not the method's fault.
-    return Variant(std::string(AllMethods().front().name), kUnstructured, 0.5).status();
   }
   return OkStatus();
 }
@@ -212,7 +212,10 @@ Status Search::TryPattern(const std::string& method, const std::string& pattern)
     grid.push_back(candidate->point);
     candidates_.push_back(std::move(*candidate));
   }
-  if (fixed) return OkStatus();
+  if (fixed) {
+    if (candidates_.back().equal_bytes) NoteMissedBudget(candidates_.back());
+    return OkStatus();
+  }
 
   // Bytes fall almost linearly with the sparsity, so regula falsi ends after one or two tries;
   // the format may change on the way, which is why the result is checked and not computed.
@@ -244,14 +247,30 @@ Status Search::TryPattern(const std::string& method, const std::string& pattern)
     if (fits && (!best || sparsity < best->point.sparsity)) best = std::move(candidate);
     if (std::abs(ratio - budget) <= budget * kByteTolerance) break;
   }
-  if (best) {
-    best->equal_bytes = true;
-    candidates_.push_back(std::move(*best));
-  } else {
+  if (!best) {
     report_.notes.push_back(fmt::format("{}, {}: no sparsity found that takes {:.3f} of the bytes",
                                         method, pattern, budget));
+    return OkStatus();
   }
+  best->equal_bytes = true;
+  candidates_.push_back(std::move(*best));
+  NoteMissedBudget(candidates_.back());
   return OkStatus();
+}
+
+// "Equal bytes" that are not: a pattern that cannot take as much, as sparse formats hold narrower
+// values than the weight, or can only take steps.
+void Search::NoteMissedBudget(const Candidate& candidate) {
+  const PatternPoint& point = candidate.point;
+  if (point.bytes_ratio >= options_.bytes_ratio * (1 - kMissedBudget)) return;
+  std::string note =
+      fmt::format("{}, {}: takes {:.3f} of the bytes at a sparsity of {}, not {:.3f}", point.method,
+                  point.pattern, point.bytes_ratio, point.sparsity, options_.bytes_ratio);
+  if (candidate.weight.spec.values != layer_->weight.spec.values) {
+    note += fmt::format("; it is stored as {}, the weight as it is as {}", point.spec,
+                        SpecName(layer_->weight.spec));
+  }
+  report_.notes.push_back(std::move(note));
 }
 
 void Search::MeasureTimes() {
@@ -301,7 +320,7 @@ Result<PatternReport> Search::Run() {
   if (!calibration_) {
     return InvalidArgument("--calibration: give a text; the error is that of the layer's output");
   }
-  if (options_.sparsity.empty()) return InvalidArgument("--sparsity: give at least one");
+  HARROW_RETURN_IF_ERROR(CheckSparsities(options_.sparsity));
   HARROW_RETURN_IF_ERROR(FindMethods());
   report_.model = loaded_.path;
   report_.layer = layer_->name;

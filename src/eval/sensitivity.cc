@@ -93,9 +93,9 @@ Status Run::MakeTrials() {
     if (!pattern.ok()) return pattern.status().At("--pattern");
     fixed = pattern->nm.has_value();
   }
+  if (!fixed) HARROW_RETURN_IF_ERROR(CheckSparsities(options_.sparsity));
   std::vector<std::optional<double>> sparsities(options_.sparsity.begin(), options_.sparsity.end());
   if (fixed) sparsities = {std::nullopt};
-  if (sparsities.empty()) return InvalidArgument("--sparsity: give at least one");
   std::sort(sparsities.begin(), sparsities.end());
   if (std::adjacent_find(sparsities.begin(), sparsities.end()) != sparsities.end()) {
     return InvalidArgument("--sparsity: a value is given twice");
@@ -241,6 +241,16 @@ Result<SensitivityReport> Run::Measure() {
 }
 
 }  // namespace
+
+Status CheckSparsities(const std::vector<double>& sparsities) {
+  if (sparsities.empty()) return InvalidArgument("--sparsity: give at least one");
+  for (const double sparsity : sparsities) {
+    if (sparsity > 0 && sparsity < 1) continue;
+    return InvalidArgument("--sparsity: {} is no fraction of weights to zero, 0 < sparsity < 1",
+                           sparsity);
+  }
+  return OkStatus();
+}
 
 Result<std::optional<CalibrationSpec>> ReadLayerCalibration(const LayerCalibration& calibration) {
   if (calibration.calibration.empty()) return std::optional<CalibrationSpec>();

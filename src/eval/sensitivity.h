@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "compress/recipe.h"
@@ -18,6 +19,9 @@ namespace harrow {
 // The model is wholly loaded; its weights are as before when this returns a report.
 Result<SensitivityReport> MeasureSensitivity(LoadedModel* model, const SensitivityOptions& options,
                                              const RunControl* control);
+
+// Fails unless there is one at least and all are fractions of weights to zero.
+Status CheckSparsities(const std::vector<double>& sparsities);
 
 // As recipes read it; nothing where no file is given.
 Result<std::optional<CalibrationSpec>> ReadLayerCalibration(const LayerCalibration& calibration);

@@ -179,6 +179,15 @@ TEST_F(Study, SensitivityNamesWrongFlags) {
   ExpectError(With(SensitivityArgs(), {"--sparsity", "0.5,x"}), 2, {"--sparsity", "x"});
   ExpectError(With(SensitivityArgs(), {"--sparsity", "0.5,1.5"}), 2, {"sparsity", "1.5"});
   ExpectError(With(SensitivityArgs(), {"--sparsity", "0.5,0.5"}), 2, {"--sparsity", "twice"});
+  ExpectError(With(SensitivityArgs(), {"--sparsity=-0.5"}), 2, {"--sparsity", "-0.5"});
+  ExpectError(With(SensitivityArgs(), {"--method", "rtn"}), 2,
+              {"--method", "rtn takes no sparsity", "wanda"});
+  const std::vector<std::string> patterns =
+      With(SensitivityArgs(), {"--patterns", "--layer", "model.layers.1.mlp.up_proj"});
+  ExpectError(With(patterns, {"--methods", "rtn"}), 2, {"--methods", "rtn takes no sparsity"});
+  ExpectError(With(patterns, {"--method", "wanda"}), 2, {"--method", "--methods"});
+  ExpectError(With(patterns, {"--sparsity=-0.5"}), 2, {"--sparsity", "-0.5"});
+  ExpectError(With(patterns, {"--then", "{method: svd_llm, ratio: -1}"}), 2, {"--then", "ratio"});
   ExpectError(With(SensitivityArgs(), {"--recipe-step", "[1]"}), 2, {"--recipe-step"});
   ExpectError({"sensitivity", Model(), "--method", "magnitude"}, 2, {"--text"});
   ExpectError({"sensitivity", Model(), "--text", Path("text.txt")}, 2, {"calibration"});

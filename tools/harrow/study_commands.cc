@@ -103,8 +103,15 @@ void AddSensitivity(Shell* shell) {
   Shell::AddOutputFormat(app, &state->format);
   const std::string docs =
       FieldDocs<SensitivityReport>() + "| | | **with --patterns** |\n" + FieldDocs<PatternReport>();
-  shell->SetRun(app, docs, [shell, state]() -> Status {
+  shell->SetRun(app, docs, [shell, state, app]() -> Status {
     if (state->search) {
+      for (const auto& [flag, instead] :
+           {std::pair("--method", "--methods"), std::pair("--recipe-step", "--methods and --then"),
+            std::pair("--pattern", "--pattern-list")}) {
+        if (app->count(flag) == 0) continue;
+        return Status(StatusCode::kInvalidArgument,
+                      std::string(flag) + ": with --patterns give " + instead);
+      }
       state->patterns.model = state->options.model;
       state->patterns.sparsity = state->options.sparsity;
       state->patterns.calibration = state->options.calibration;

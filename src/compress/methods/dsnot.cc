@@ -27,6 +27,41 @@ int Sign(double value) {
   return (value > 0) - (value < 0);
 }
 
+// |X D^T|^2 over |X W^T|^2 for W = layer.original and D = layer.w - W. Without a Hessian as if
+// inputs were uncorrelated: E[(d x)^2] = (d mean)^2 + sum_j d_j^2 Var(x_j), which has both what a
+// swap is made for and what it costs.
+double OutputError(const LayerWork& layer) {
+  const InputStatistics& statistics = *layer.statistics;
+  if (statistics.has_hessian()) {
+    return statistics.RelativeOutputError(layer.original.data(), layer.w.data(), layer.rows);
+  }
+  const auto cols = static_cast<size_t>(layer.cols);
+  const auto tokens = static_cast<double>(statistics.tokens());
+  std::vector<double> mean(cols);
+  std::vector<double> variance(cols);
+  for (size_t j = 0; j < cols; ++j) {
+    mean[j] = statistics.sums()[j] / tokens;
+    variance[j] = std::max(0.0, statistics.sum_squares()[j] / tokens - mean[j] * mean[j]);
+  }
+  double lost = 0;
+  double all = 0;
+  for (size_t begin = 0; begin < layer.w.size(); begin += cols) {
+    double lost_mean = 0;
+    double all_mean = 0;
+    for (size_t j = 0; j < cols; ++j) {
+      const double w = layer.original[begin + j];
+      const double d = layer.w[begin + j] - w;
+      lost_mean += d * mean[j];
+      all_mean += w * mean[j];
+      lost += d * d * variance[j];
+      all += w * w * variance[j];
+    }
+    lost += lost_mean * lost_mean;
+    all += all_mean * all_mean;
+  }
+  return all > 0 ? lost / all : 0.0;
+}
+
 class Dsnot final : public Method {
  public:
   explicit Dsnot(OptionReader* options)
@@ -56,6 +91,7 @@ class Dsnot final : public Method {
       layer->warnings.push_back("dsnot: no weight is pruned, so there is no mask to refine");
     }
     layer->dead_columns = layer->statistics->DeadColumns();
+    const double output_before = OutputError(*layer);
     const Inputs inputs = Prepare(*layer->statistics);
     std::vector<RowResult> results(static_cast<size_t>(layer->rows));
     layer->pool->ParallelFor(layer->rows, 4, [&](int64_t begin, int64_t end) {
@@ -77,11 +113,23 @@ class Dsnot final : public Method {
                       "need a smaller max_cycle_time or without_same_sign: false",
                       total.swaps, kept, layer->cols));
     }
+    const double output_after = OutputError(*layer);
+    const char* const how = layer->statistics->has_hessian()
+                                ? "measured"
+                                : "estimated from each input's mean and variance; `output_error: "
+                                  "true` measures it";
+    if (output_after > output_before) {
+      layer->warnings.push_back(
+          fmt::format("dsnot: raised the layer's relative output error from {:.4g} to {:.4g} ({})",
+                      output_before, output_after, how));
+    }
     const auto rows = static_cast<double>(layer->rows);
     layer->notes.push_back(
         fmt::format("dsnot: {} weights changed places; mean expected error of an output, summed "
-                    "over a sequence, {:.4g} before and {:.4g} after",
-                    total.swaps, total.error_before / rows, total.error_after / rows));
+                    "over a sequence, {:.4g} before and {:.4g} after; relative output error {:.4g} "
+                    "before and {:.4g} after ({})",
+                    total.swaps, total.error_before / rows, total.error_after / rows, output_before,
+                    output_after, how));
     return OkStatus();
   }
 

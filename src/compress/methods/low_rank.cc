@@ -87,6 +87,13 @@ class Factorize final : public Method {
     product.residual = residual_;
     if (residual_) {
       // What the pruning of an earlier step left at zero is part of the residual again.
+      const int64_t regrown = std::count(layer->pruned.begin(), layer->pruned.end(), 1);
+      if (regrown > 0) {
+        layer->warnings.push_back(
+            fmt::format("{} weights that a step before the low-rank one pruned are part of its "
+                        "residual again; prune after it",
+                        regrown));
+      }
       std::vector<double> fitted(layer->w.size());
       Multiply(product, layer->rows, layer->cols, fitted.data());
       for (size_t i = 0; i < fitted.size(); ++i)

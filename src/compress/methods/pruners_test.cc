@@ -91,6 +91,12 @@ TEST(PrunersTest, RiaAndRowAdaptiveWandaAgreeWithTheFloat64Reference) {
   }
 }
 
+bool Warns(const LayerWork& layer, const std::string& what) {
+  return std::any_of(
+      layer.warnings.begin(), layer.warnings.end(),
+      [&what](const std::string& text) { return text.find(what) != std::string::npos; });
+}
+
 TEST(PrunersTest, DsnotAgreesWithTheFloat64Reference) {
   for (const int threads : {1, 2}) {
     ThreadPool pool(threads);
@@ -110,7 +116,8 @@ TEST(PrunersTest, DsnotAgreesWithTheFloat64Reference) {
         swaps += first[i] != 0 && golden.layer.pruned[i] == 0;
       EXPECT_EQ(swaps, c["swaps"].get<int64_t>());
       const auto size = static_cast<int64_t>(first.size());
-      EXPECT_EQ(!golden.layer.warnings.empty(), swaps > (size - Pruned(golden.layer)) / 10);
+      EXPECT_EQ(Warns(golden.layer, "changed places, far more"),
+                swaps > (size - Pruned(golden.layer)) / 10);
       ASSERT_EQ(golden.layer.notes.size(), 1u);
       EXPECT_NE(golden.layer.notes[0].find(fmt::format("dsnot: {} weights", swaps)),
                 std::string::npos)
@@ -151,6 +158,65 @@ TEST(PrunersTest, DsnotLowersTheErrorOfUpdatedWeightsToo) {
       } else {
         EXPECT_EQ(golden.layer.w[i], before.w[i]);
       }
+    }
+  }
+}
+
+// What a swap wins on the mean output it may lose on its variance; inputs around 0 have no mean to
+// win on.
+TEST(PrunersTest, DsnotSaysWhenItRaisesTheOutputError) {
+  constexpr int64_t kRows = 8;
+  constexpr int64_t kCols = 64;
+  constexpr int64_t kTokens = 200;
+  ThreadPool pool(1);
+  for (const bool hessian : {false, true}) {
+    for (const float mean : {0.0f, 4.0f}) {
+      SCOPED_TRACE(fmt::format("Hessian: {}, mean {}", hessian, mean));
+      Rng rng(7);
+      LayerWork layer = testing::MakeLayer(kRows, kCols, &pool);
+      for (float& w : layer.w)
+        w = static_cast<float>(testing::Bell(&rng));
+      layer.original = layer.w;
+      std::vector<float> x(kTokens * kCols);
+      for (float& value : x)
+        value = mean + static_cast<float>(testing::Bell(&rng));
+      InputStatistics statistics(
+          kCols, StatisticsNeed::kInputSums |
+                     (hessian ? StatisticsNeed::kHessian : StatisticsNeed::kInputNorms));
+      ASSERT_TRUE(statistics.Add(x.data(), kTokens).ok());
+      statistics.EndSequence();
+      statistics.Finish();
+      layer.statistics = &statistics;
+      ASSERT_TRUE(Make("method: wanda\nsparsity: 0.5")->Apply(&layer).ok());
+      const auto output_error = [&] {
+        double lost = 0;
+        double all = 0;
+        for (int64_t t = 0; t < kTokens; ++t) {
+          for (int64_t row = 0; row < kRows; ++row) {
+            double now = 0;
+            double then = 0;
+            for (int64_t j = 0; j < kCols; ++j) {
+              const double input = x[static_cast<size_t>(t * kCols + j)];
+              now += input * layer.w[static_cast<size_t>(row * kCols + j)];
+              then += input * layer.original[static_cast<size_t>(row * kCols + j)];
+            }
+            lost += (now - then) * (now - then);
+            all += then * then;
+          }
+        }
+        return lost / all;
+      };
+      const double before = output_error();
+      ASSERT_TRUE(Make("method: dsnot")->Apply(&layer).ok());
+      const double after = output_error();
+      ASSERT_EQ(after > before, mean == 0) << before << " " << after;
+      EXPECT_EQ(Warns(layer, "raised the layer's relative output error"), after > before);
+      ASSERT_EQ(layer.notes.size(), 1u);
+      const std::string told =
+          hessian
+              ? fmt::format("output error {:.4g} before and {:.4g} after (measured)", before, after)
+              : "estimated from each input's mean and variance";
+      EXPECT_NE(layer.notes[0].find(told), std::string::npos) << layer.notes[0] << " / " << told;
     }
   }
 }

@@ -77,6 +77,7 @@ class ShortGpt final : public StructureMethod {
     return InvalidArgument("drop: {} of the model's {} blocks, expected at most {}", drop_, blocks,
                            blocks - 1);
   }
+  int64_t dropped_blocks() const override { return drop_; }
   std::unique_ptr<StructureRun> Start(const Model& model) const override {
     return std::make_unique<ShortGptRun>(model, drop_);
   }

@@ -12,6 +12,8 @@
 #include "checkpoint/checkpoint.h"
 #include "compress/hidden_store.h"
 #include "compress/model_calibration.h"
+#include "compress/output_path.h"
+#include "compress/plan.h"
 #include "compress/report_json.h"
 #include "compress/resume_key.h"
 
@@ -113,6 +115,7 @@ class StructureStepRun {
   // Reads `source`, writes `target`; takes over what an earlier run left there.
   Result<StructureReport> Run(const std::string& source, const std::string& target,
                               CalibrationReport* calibration);
+  bool taken_over() const { return taken_over_; }
 
  private:
   Result<bool> TakeOver(const std::string& target, const std::string& key);
@@ -130,6 +133,7 @@ class StructureStepRun {
   std::unique_ptr<Model> model_;
   Calibration calibration_;
   StructureReport report_;
+  bool taken_over_ = false;
   std::vector<LayerSizes> sizes_;  // of the blocks written
   std::set<std::string> written_;  // tensors of the source that belong to a block
 };
@@ -326,8 +330,8 @@ Result<StructureReport> StructureStepRun::Run(const std::string& source, const s
   *calibration = std::move(taken.report);
   HARROW_ASSIGN_OR_RETURN(const std::string key, ResumeKey(*checkpoint_, step_.canonical,
                                                            pool_->size(), calibration_.ids));
-  HARROW_ASSIGN_OR_RETURN(const bool done, TakeOver(target, key));
-  if (done) return std::move(report_);
+  HARROW_ASSIGN_OR_RETURN(taken_over_, TakeOver(target, key));
+  if (taken_over_) return std::move(report_);
 
   report_.method = step_.method_name;
   report_.bytes_before = TensorBytes(*checkpoint_);
@@ -359,6 +363,21 @@ Result<StructureReport> StructureStepRun::Run(const std::string& source, const s
   return std::move(report_);
 }
 
+// Mistakes that can be told before any step. The blocks that stay are not known, but their names,
+// which begin at 0 again, are.
+Status CheckBeforehand(const CompressOptions& options, const Recipe& recipe,
+                       const std::shared_ptr<const Checkpoint>& original) {
+  HARROW_RETURN_IF_ERROR(CheckpointWriter::CheckDirectory(options.output, options.overwrite));
+  HARROW_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model,
+                          Model::Load(original, {.lazy_blocks = true}));
+  for (const StructureStep& step : recipe.structure) {
+    HARROW_RETURN_IF_ERROR(step.method->Check(*model).At(step.where));
+    model->blocks().resize(model->blocks().size() -
+                           static_cast<size_t>(step.method->dropped_blocks()));
+  }
+  return MakePlan(recipe, *model, /*check_sizes=*/false).status();
+}
+
 }  // namespace
 
 std::string BlockPrefix(const Block& block, int64_t index) {
@@ -366,38 +385,44 @@ std::string BlockPrefix(const Block& block, int64_t index) {
   return block.q.name.substr(0, block.q.name.find(marker) + marker.size());
 }
 
-Result<StructuredSource> ApplyStructure(const CompressOptions& options, const Recipe& recipe,
-                                        ThreadPool* pool, const RunControl& control) {
-  std::error_code error;
-  fs::path output = fs::weakly_canonical(options.output, error);
-  if (error) return Error(StatusCode::kIoError, "{}: {}", options.output, error.message());
-  if (!output.has_filename()) output = output.parent_path();
-  StructuredSource source;
+Status ApplyStructure(const CompressOptions& options, const Recipe& recipe, ThreadPool* pool,
+                      const RunControl& control, StructuredSource* source) {
+  HARROW_ASSIGN_OR_RETURN(const std::string output, OutputPath(options.output));
   {
     HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const Checkpoint> original,
                             Checkpoint::Open(options.model));
-    source.disk_bytes_before = original->tensors().file_bytes();
-    source.resident_bytes_before = TensorBytes(*original);
+    HARROW_RETURN_IF_ERROR(CheckBeforehand(options, recipe, original));
+    source->disk_bytes_before = original->tensors().file_bytes();
+    source->resident_bytes_before = TensorBytes(*original);
   }
-  source.directory = options.model;
+  source->directory = options.model;
   for (size_t i = 0; i < recipe.structure.size(); ++i) {
-    const std::string target = fmt::format("{}.structure-{}", output.string(), i);
+    const std::string target = fmt::format("{}.structure-{}", output, i);
     StructureStepRun step(options, recipe, recipe.structure[i], pool, control);
     HARROW_ASSIGN_OR_RETURN(StructureReport report,
-                            step.Run(source.directory, target, &source.calibration));
+                            step.Run(source->directory, target, &source->calibration));
     for (const std::string& warning : report.warnings)
       control.Warn(warning);
-    source.reports.push_back(std::move(report));
-    source.directory = target;
+    source->reports.push_back(std::move(report));
+    source->directory = target;
+    source->folders.push_back(target);
+    if (!step.taken_over()) source->made.push_back(target);
   }
-  return source;
+  return OkStatus();
 }
 
-void RemoveStructured(const StructuredSource& source) {
+void RemoveStructured(const StructuredSource& source, const CompressOptions& options,
+                      const Status& outcome) {
   std::error_code ignored;
-  const size_t dash = source.directory.rfind('-');
-  for (size_t i = 0; i < source.reports.size(); ++i)
-    fs::remove_all(source.directory.substr(0, dash + 1) + std::to_string(i), ignored);
+  if (!outcome.ok()) {
+    const bool repeats = outcome.code() == StatusCode::kInvalidArgument ||
+                         outcome.code() == StatusCode::kUnsupported ||
+                         outcome.code() == StatusCode::kNumerical;
+    const Result<std::string> output = OutputPath(options.output);
+    if (!repeats || !output.ok() || fs::exists(WorkFolder(*output), ignored)) return;
+  }
+  for (const std::string& folder : outcome.ok() ? source.folders : source.made)
+    fs::remove_all(folder, ignored);
 }
 
 }  // namespace harrow

@@ -344,6 +344,7 @@ TEST_F(StructureTest, StepsFollowStructureAndExport) {
           "out");
   ASSERT_TRUE(report.ok()) << report.status().ToString();
   EXPECT_EQ(report->structure.size(), 2u);
+  EXPECT_GE(report->seconds, report->structure[0].seconds + report->structure[1].seconds);
   EXPECT_EQ(report->layers.size(), 14u);
   for (const char* left : {"out.structure-0", "out.structure-1", "out.partial"})
     EXPECT_FALSE(fs::exists(dir_.File(left))) << left;
@@ -387,6 +388,66 @@ TEST_F(StructureTest, AnInterruptedRunTakesTheStructureOver) {
     if (name == "harrow_report.json") continue;
     EXPECT_EQ(*ReadFile(entry.path(), 1 << 30), *ReadFile(dir_.File("out/" + name), 1 << 30));
   }
+  EXPECT_FALSE(fs::exists(dir_.File("out.structure-0")));
+}
+
+TEST_F(StructureTest, MistakesAboutOutputAndTargetsAreFoundBeforeAnyWork) {
+  bool worked = false;
+  RunControl control;
+  control.on_progress = [&](std::string_view, int64_t, int64_t) { worked = true; };
+  const std::string wanda = "steps: [{method: wanda, sparsity: 0.5";
+  const struct {
+    std::string recipe;
+    const char* message;
+  } kCases[] = {
+      {"structure: [{method: flap, ratio: 0.3}]\n" + wanda + ", targets: nothing}]\n",
+       "\"nothing\" matches no linear weight"},
+      // Two blocks are left, and they are 0 and 1.
+      {"structure: [{method: shortgpt, drop: 1}]\n" + wanda +
+           ", targets: model.layers.2.mlp.up_proj}]\n",
+       "matches no linear weight"},
+      {"structure: [{method: shortgpt, drop: 1}, {method: shortgpt, drop: 2}]\n",
+       "drop: 2 of the model's 2 blocks"},
+  };
+  for (const auto& c : kCases) {
+    const auto report = Run(c.recipe, "out", &control);
+    EXPECT_EQ(report.status().code(), StatusCode::kInvalidArgument) << c.recipe;
+    EXPECT_NE(report.status().message().find(c.message), std::string::npos)
+        << report.status().ToString();
+  }
+  fs::create_directories(dir_.File("full"));
+  std::ofstream(dir_.File("full/config.json")) << "{}";
+  const auto exists = Run("structure: [{method: flap, ratio: 0.3}]\n", "full", &control);
+  EXPECT_NE(exists.status().message().find("--overwrite"), std::string::npos)
+      << exists.status().ToString();
+  EXPECT_FALSE(worked);
+}
+
+TEST_F(StructureTest, ARunThatFailsOnAMistakeLeavesNothingThatItMade) {
+  const std::string flap = "structure: [{method: flap, ratio: 0.3, round: 8}]\nsteps: ";
+  // Widths are known only when the neurons have left.
+  const std::string mistake = flap + "[{method: wanda, pattern: \"2:7\"}]\n";
+  bool worked = false;
+  RunControl control;
+  control.on_progress = [&](std::string_view what, int64_t, int64_t) {
+    worked = worked || what.starts_with("flap");
+  };
+  EXPECT_EQ(Run(mistake, "out", &control).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(worked);
+  EXPECT_FALSE(fs::exists(dir_.File("out.structure-0")));
+  // What an interrupted run needs stays.
+  std::atomic<bool> cancel = false;
+  control.cancel = &cancel;
+  control.on_progress = [&](std::string_view what, int64_t, int64_t) {
+    if (what.starts_with("block 2/3")) cancel = true;
+  };
+  const std::string recipe = flap + "[{method: wanda, sparsity: 0.5}]\n";
+  EXPECT_EQ(Run(recipe, "out", &control).status().code(), StatusCode::kCancelled);
+  EXPECT_EQ(Run(mistake, "out").status().code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(fs::exists(dir_.File("out.structure-0/config.json")));
+  const auto resumed = Run(recipe, "out");
+  ASSERT_TRUE(resumed.ok()) << resumed.status().ToString();
+  EXPECT_EQ(resumed->resumed_blocks, 1);
   EXPECT_FALSE(fs::exists(dir_.File("out.structure-0")));
 }
 
