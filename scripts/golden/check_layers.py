@@ -1,0 +1,369 @@
+#!/usr/bin/env python3
+"""Checks what each method makes of the linears of a real block against the float64 references of this folder.
+
+    check_layers.py --harrow build/release/harrow --data ../shared/data --work build/layers [--only METHOD ...]
+
+For TinyStories-656K and babyllama-105 one block is compressed by `harrow compress`, once a case. The inputs of its linears
+are computed here from the token ids that Harrow calibrated on (own forward pass, check_masks.py), and the references are
+given these inputs and the real weights. Exit code 1 on a difference, 77 (skipped) where numpy or the data is missing.
+
+Harrow's activations are float32, so a decision may differ where the reference itself is undecided at that precision, and
+weights differ by what that does to them. How much that is gets measured, not chosen: every reference is evaluated a second
+time on inputs from the same forward pass in float32. SLACK times the largest change that this makes, of a score relative
+to itself or of a weight of the layer, is the bound: a near-tie lies within it of its threshold, a weight within it of
+its reference (and half a unit in the last place of the float32 in which it is stored). Everything else is wrong.
+
+Methods that decide column after column are followed: Harrow's choice is judged, and then applied, so that one near-tie
+does not make all later columns incomparable.
+"""
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+try:
+    import numpy as np
+except ImportError:
+    print("check_layers: skipped, Python has no numpy (Debian: python3-numpy)")
+    sys.exit(77)
+
+import allocation_reference
+import low_rank
+import prune_reference
+import pruner_reference
+import quant_reference
+import reconstruction_reference
+import structure_reference
+from check_masks import LINEARS, Block, load
+from prune_reference import groups_mask, smallest
+
+# The float32 forward pass here and Harrow's differ in the order of sums: two samples of the same noise.
+SLACK = 16
+SEQUENCES, TOKENS, BLOCK = 8, 256, 1
+HALF_ULP = 2.0**-24
+
+
+class Layer:
+    """A linear before and after; x and x32 [sequences * tokens, cols] are its inputs in either precision."""
+
+    def __init__(self, name, w, new, x, x32):
+        self.name, self.w, self.new, self.x, self.x32 = name, w, new, x, x32
+
+
+class Verdict:
+    def __init__(self):
+        self.weights = self.near_ties = self.wrong = self.miscounted = 0
+        self.worst_weight = 0.0  # of the bound
+        self.notes = []
+
+    def mask(self, scores, noise, expected, pruned):
+        """One set of competing weights, flat. `noise` is relative; 0 where no activation takes part."""
+        self.weights += scores.size
+        self.miscounted += int(expected.sum() != pruned.sum())
+        different = expected != pruned
+        if different.any():
+            # The threshold lies between the last that goes and the first that stays.
+            threshold = (scores[expected].max() + scores[~expected].min()) / 2
+            ties = np.abs(scores[different] - threshold) <= noise * threshold
+            self.near_ties += int(ties.sum())
+            self.wrong += int((~ties).sum())
+
+    def values(self, new, reference, bound):
+        """Elements outside the bound [like new, or a number] are wrong."""
+        self.wrong += int((np.abs(new - reference) > bound).sum())
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self.worst_weight = max(self.worst_weight, np.nan_to_num(np.abs(new - reference) / bound).max())
+
+    def kept_unchanged(self, layer):
+        kept = layer.new != 0
+        self.wrong += int((layer.new[kept] != layer.w[kept]).sum())
+
+    @property
+    def failed(self):
+        return self.wrong > 0 or self.miscounted > 0
+
+
+def relative_change(a, b):
+    """The largest relative difference of two arrays of scores."""
+    return (np.abs(a - b)[a > 0] / a[a > 0]).max(initial=0)
+
+
+def weights_bound(reference, reference32):
+    return SLACK * np.abs(reference - reference32).max() + HALF_ULP * np.abs(reference)
+
+
+def competitors(case, shape):
+    """Slices of a weight within which the weights compete, as flat index arrays."""
+    index = np.arange(shape[0] * shape[1]).reshape(shape)
+    if case["pattern"]:
+        return list(index.reshape(-1, case["pattern"][1]))
+    return list(index) if case.get("per_row") else [index.ravel()]
+
+
+def check_scores(case, layer, verdict):
+    """Methods that only choose what goes, by a score."""
+    scores = case["scores"](case, layer.w, layer.x)
+    noise = SLACK * relative_change(scores, case["scores"](case, layer.w, layer.x32))
+    pruned, flat = (layer.new == 0).ravel(), scores.ravel()
+    for index in competitors(case, layer.w.shape):
+        if case["pattern"]:
+            count = case["pattern"][1] - case["pattern"][0]
+        else:
+            count = int(index.size * case["sparsity"])
+        verdict.mask(flat[index], noise, smallest(flat[index], count), pruned[index])
+    verdict.kept_unchanged(layer)
+
+
+class Follow:
+    """Replaces the choices of a reference by Harrow's, and notes what they were made from."""
+
+    def __init__(self, new, values=None):
+        self.new, self.values = new, values
+        self.choices, self.ratios, self.off_grid = [], [], 0
+
+    def __call__(self, columns, scores, chosen):
+        # A zero may also be what a kept weight was rounded to: of the zeros the lowest scores are taken for pruned.
+        zero = self.new[:, columns] == 0
+        if self.values is None:
+            used = zero
+        else:
+            used = smallest(np.where(zero, scores, np.inf).ravel(), int(chosen.sum())).reshape(chosen.shape) & zero
+        self.choices.append((scores.copy(), chosen.copy(), used))
+        return used
+
+    def codes(self, column, w, grids, codes, mask):
+        low, high = quant_reference.RANGES[self.values]
+        out = codes.copy()
+        for r, (scale, zero) in enumerate(grids):
+            if mask[r] or scale == 0:
+                self.off_grid += int(self.new[r, column] != 0)
+                continue
+            out[r] = np.rint(self.new[r, column] / scale) + zero
+            self.off_grid += int((out[r] - zero) * scale != self.new[r, column] or not low <= out[r] <= high)
+            self.ratios.append((np.clip(w[r] / scale + zero, low, high), out[r]))
+        return out
+
+
+def judge_follow(case, follow, follow32, shape, verdict):
+    for (scores, chosen, used), (scores32, _, _) in zip(follow.choices, follow32.choices):
+        noise = SLACK * relative_change(scores, scores32)
+        for index in competitors(case, scores.shape):
+            verdict.mask(scores.ravel()[index], noise, chosen.ravel()[index], used.ravel()[index])
+    verdict.wrong += follow.off_grid
+    if follow.ratios:
+        ratio, code = np.array(follow.ratios).T
+        ratio32, _ = np.array(follow32.ratios).T
+        # How far the weight is from the code that it got, in steps of the grid; 0.5 is a tie.
+        noise = SLACK * np.abs(ratio - ratio32).max()
+        distance = np.abs(ratio - code)
+        verdict.weights = max(verdict.weights, distance.size)
+        verdict.near_ties += int(((distance > 0.5) & (distance <= 0.5 + noise)).sum())
+        verdict.wrong += int((distance > 0.5 + noise).sum())
+
+
+def check_sparsegpt(case, layer, verdict):
+    follow, follow32 = Follow(layer.new), Follow(layer.new)
+    _, reference = prune_reference.sparsegpt(case, layer.w, layer.x, follow)
+    _, reference32 = prune_reference.sparsegpt(case, layer.w, layer.x32, follow32)
+    judge_follow(case, follow, follow32, layer.w.shape, verdict)
+    verdict.values(layer.new, reference, weights_bound(reference, reference32))
+
+
+def check_obs(case, layer, verdict):
+    follow, follow32 = Follow(layer.new, case["values"]), Follow(layer.new, case["values"])
+    quant_reference.obs(case, layer.w, layer.x, follow)
+    quant_reference.obs(case, layer.w, layer.x32, follow32)
+    judge_follow(case, follow, follow32, layer.w.shape, verdict)
+
+
+def check_rtn(case, layer, verdict):
+    values = case["values"]
+    verdict.weights += layer.w.size
+    for r in range(layer.w.shape[0]):
+        for g in range(0, layer.w.shape[1], case["group"]):
+            part, new = layer.w[r, g : g + case["group"]], layer.new[r, g : g + case["group"]]
+            scale, zero = quant_reference.grid_of(values, part)
+            code = np.rint(new / scale) + zero
+            distance = np.abs(np.clip(part / scale + zero, *quant_reference.RANGES[values]) - code)
+            verdict.wrong += int(((code - zero) * scale != new).sum() + (distance > 0.5 + quant_reference.TIE).sum())
+            verdict.near_ties += int(((distance > 0.5) & (distance <= 0.5 + quant_reference.TIE)).sum())
+
+
+def check_reconstruct(case, layer, verdict):
+    """The mask is Wanda's, which has its own case."""
+    mask = layer.new == 0
+    verdict.weights += mask.size
+    reference = reconstruction_reference.least_squares(case, layer.w, layer.x, mask)["weights"]
+    reference32 = reconstruction_reference.least_squares(case, layer.w, layer.x32, mask)["weights"]
+    verdict.miscounted += int((mask.sum(axis=1) != int(layer.w.shape[1] * case["sparsity"])).sum())
+    verdict.values(layer.new, reference, weights_bound(reference, reference32))
+
+
+def relative_error(layer, new):
+    return ((layer.x @ (new - layer.w).T) ** 2).sum() / ((layer.x @ layer.w.T) ** 2).sum()
+
+
+def check_iterative(case, layer, verdict):
+    """Whole-layer optimizations: masks may differ where the reference does not decide alike in float32 either."""
+    function = case["reference"]
+    result, result32 = function(case, layer.w, layer.x), function(case, layer.w, layer.x32)
+    mask, new = layer.new == 0, layer.new
+    undecided = int((result["mask"] != result32["mask"]).sum())
+    different = int((result["mask"] != mask).sum())
+    verdict.weights += mask.size
+    verdict.notes.append(f"{layer.name}: {different}/{undecided}")
+    for index in competitors(case, mask.shape):
+        verdict.miscounted += int(mask.ravel()[index].sum() != result["mask"].ravel()[index].sum())
+    verdict.near_ties += min(different, SLACK * undecided)
+    verdict.wrong += max(0, different - SLACK * undecided)
+    if "weights" in result and not different and not undecided:
+        verdict.values(new, result["weights"], weights_bound(result["weights"], result32["weights"]))
+    elif "weights" not in result:
+        verdict.kept_unchanged(layer)
+
+
+def case(name, check, yaml, sparsity=0.0, pattern=(), **more):
+    defaults = dict(sequences=SEQUENCES, tokens=TOKENS, damping=0.01, block_size=128, group=128, values="i4",
+                    act_order=False, masked=0.0, tile=[], block=[], compare="layer", options={}, first="wanda")
+    return dict(defaults, name=name, check=check, yaml=yaml, sparsity=sparsity, pattern=list(pattern), **more)
+
+
+def magnitude_scores(case, w, x):
+    return np.abs(w)
+
+
+CASES = [
+    case("magnitude 50 %", check_scores, "{method: magnitude, sparsity: 0.5}", 0.5, scores=magnitude_scores),
+    case("magnitude 2:4", check_scores, "{method: magnitude, pattern: '2:4'}", pattern=(2, 4), scores=magnitude_scores),
+    case("wanda 50 %", check_scores, "{method: wanda, sparsity: 0.5}", 0.5, per_row=True,
+         scores=prune_reference.wanda_scores),
+    case("wanda 4:8", check_scores, "{method: wanda, pattern: '4:8'}", pattern=(4, 8), scores=prune_reference.wanda_scores),
+    case("wanda row-adaptive", check_iterative, "{method: wanda, sparsity: 0.5, variant: row_adaptive}", 0.5,
+         reference=pruner_reference.wanda_row_adaptive),
+    case("ria 50 %", check_scores, "{method: ria, sparsity: 0.5}", 0.5, scores=pruner_reference.ria_scores),
+    case("ria 2:4", check_scores, "{method: ria, pattern: '2:4', permute: none}", pattern=(2, 4),
+         scores=pruner_reference.ria_scores),
+    case("dsnot", check_iterative, "{method: wanda, sparsity: 0.5}, {method: dsnot}", 0.5, per_row=True,
+         reference=pruner_reference.dsnot),
+    case("dsnot 2:4", check_iterative, "{method: wanda, pattern: '2:4'}, {method: dsnot}", pattern=(2, 4),
+         reference=pruner_reference.dsnot),
+    case("sparsegpt 50 %", check_sparsegpt, "{method: sparsegpt, sparsity: 0.5}", 0.5),
+    case("sparsegpt 2:4", check_sparsegpt, "{method: sparsegpt, pattern: '2:4'}", pattern=(2, 4)),
+    case("sparsegpt 50 % + INT4", check_obs, "{method: sparsegpt, sparsity: 0.5, quantize: {format: int4, group: 128}}",
+         0.5),
+    case("sparsegpt 2:4 + INT4", check_obs, "{method: sparsegpt, pattern: '2:4', quantize: {format: int4, group: 64}}",
+         pattern=(2, 4), group=64),
+    case("reconstruct", check_reconstruct, "{method: wanda, sparsity: 0.5}, {method: reconstruct, exact_up_to: 1024}", 0.5),
+    case("alps 50 %", check_iterative, "{method: alps, sparsity: 0.5}", 0.5, reference=reconstruction_reference.alps),
+    case("alps 2:4", check_iterative, "{method: alps, pattern: '2:4'}", pattern=(2, 4),
+         reference=reconstruction_reference.alps),
+    case("rtn INT4", check_rtn, "{method: rtn, format: int4, embed: false}"),
+    case("rtn INT4 asymmetric", check_rtn, "{method: rtn, format: int4, group: 64, symmetric: false, embed: false}",
+         values="u4", group=64),
+    case("rtn INT8", check_rtn, "{method: rtn, format: int8, embed: false}", values="i8"),
+    case("gptq INT4", check_obs, "{method: gptq, format: int4, act_order: false}"),
+    case("gptq INT4 act-order", check_obs, "{method: gptq, format: int4, act_order: true}", act_order=True),
+    case("gptq INT4 asymmetric", check_obs, "{method: gptq, format: int4, symmetric: false, act_order: false}",
+         values="u4"),
+    case("gptq INT4 asym. act-order", check_obs, "{method: gptq, format: int4, symmetric: false, act_order: true}",
+         values="u4", act_order=True),
+]
+
+
+def call(harrow, *arguments):
+    done = subprocess.run([harrow, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"check_layers: `harrow {' '.join(map(str, arguments))}` failed: {done.stderr}")
+    return done.stdout
+
+
+class RealModel:
+    """A model, its calibration and the dense activations of every block."""
+
+    def __init__(self, harrow, directory, work, text):
+        self.harrow, self.directory, self.work, self.text = harrow, directory, work, text
+        self.name = directory.name
+        self.config = json.loads((directory / "config.json").read_text())
+        self.dense = load(directory)
+        self.report, _ = self.compress("{method: wanda, sparsity: 0.5}", keep_calibration=True)
+        ids = json.loads((work / f"{self.name}.ids.json").read_text())["ids"]
+        self.inputs = {dtype: self.forward(ids, dtype) for dtype in (np.float64, np.float32)}
+
+    def forward(self, ids, dtype):
+        """By block: the inputs of its linears [tokens, cols] and the hidden states before and after it."""
+        embedding = self.dense.get("model.embed_tokens.weight", self.dense.get("lm_head.weight")).astype(dtype)
+        hidden = [embedding[i] for i in ids]
+        blocks = []
+        for index in range(self.config["num_hidden_layers"]):
+            block = Block(self.dense, self.config, index, dtype)
+            results = [block.forward(x) for x in hidden]
+            inputs = {n: np.concatenate([r[1][n] for r in results]).astype(np.float64) for n in LINEARS}
+            inputs["before"] = np.concatenate(hidden).astype(np.float64)
+            hidden = [r[0] for r in results]
+            inputs["after"] = np.concatenate(hidden).astype(np.float64)
+            blocks.append(inputs)
+        return blocks
+
+    def compress(self, steps, top="", keep_calibration=False):
+        recipe, out = self.work / "recipe.yaml", self.work / f"{self.name}.out"
+        recipe.write_text(f"calibration: {{file: '{self.text}', mode: concat, samples: {SEQUENCES}, "
+                          f"sequence_length: {TOKENS}}}\nstore: dense\n{top}steps: [{steps}]\n")
+        extra = ["--save-calibration", self.work / f"{self.name}.ids.json"] if keep_calibration else []
+        report = json.loads(call(self.harrow, "compress", self.directory, "-r", recipe, "-o", out, "--overwrite",
+                                 "--restart", "--no-measure", "--json", "--threads", 1, *extra))
+        exported = self.work / f"{self.name}.exported"
+        call(self.harrow, "export", out, "-o", exported, "--dtype", "f32", "--overwrite")
+        return report, load(exported)
+
+    def layers(self, new):
+        for name in LINEARS:
+            weight = f"model.layers.{BLOCK}.{name}.weight"
+            yield Layer(name, self.dense[weight], new[weight], self.inputs[np.float64][BLOCK][name],
+                        self.inputs[np.float32][BLOCK][name])
+
+
+def run_case(model, case):
+    target = f", targets: 're:layers[.]{BLOCK}[.]'}}"
+    _, new = model.compress(case["yaml"].replace("}, {", target + ", {")[:-1] + target)
+    verdict = Verdict()
+    for layer in model.layers(new):
+        case["check"](case, layer, verdict)
+    return verdict
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--harrow", required=True)
+    parser.add_argument("--data", required=True, help="shared/data")
+    parser.add_argument("--work", required=True)
+    parser.add_argument("--only", action="append", help="cases whose name begins so")
+    args = parser.parse_args()
+    data, work = pathlib.Path(args.data), pathlib.Path(args.work)
+    text = data / "corpora/tinystories_1MB.txt"
+    if not text.exists():
+        print(f"check_layers: skipped, needs {text}")
+        sys.exit(77)
+    work.mkdir(parents=True, exist_ok=True)
+    baby = work / "babyllama-105"
+    call(args.harrow, "convert", data / "models/babyllama-105/model5000.bin", "--tokenizer",
+         data / "models/babyllama-105/tok105.model", "-o", baby, "--overwrite")
+    failed = False
+    for directory in (data / "models/TinyStories-656K", baby):
+        model = RealModel(args.harrow, directory, work, text)
+        for case in CASES:
+            if args.only and not case["name"].startswith(tuple(args.only)):
+                continue
+            start = time.time()
+            verdict = run_case(model, case)
+            failed |= verdict.failed
+            print(f"{'FAILED' if verdict.failed else 'ok':6} {model.name} {case['name']}: {verdict.weights} weights, "
+                  f"{verdict.near_ties} near-ties, {verdict.wrong} wrong, {verdict.miscounted} groups miscounted, "
+                  f"weights at {verdict.worst_weight:.3f} of their bound; {time.time() - start:.1f} s "
+                  + " ".join(verdict.notes), flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
