@@ -91,7 +91,7 @@ def wanda(case, w, x):
 
 
 def sparsegpt(case, w, x, follow=None):
-    """follow(columns, scores, mask) may replace the masks that are chosen (check_layers.py)."""
+    """follow(columns, scores, mask) may replace the masks that are chosen (check_real_layers.py)."""
     w = w.copy()
     cols = w.shape[1]
     h = 2.0 / case["sequences"] * x.T @ x

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks what each method makes of the linears of a real block against the float64 references of this folder.
 
-    check_layers.py --harrow build/release/harrow --data ../shared/data --work build/layers [--only METHOD ...]
+    check_real_layers.py --harrow build/release/harrow --data ../shared/data --work build/layers [--only METHOD ...]
 
 For TinyStories-656K and babyllama-105 one block is compressed by `harrow compress`, once a case. The inputs of its linears
 are computed here from the token ids that Harrow calibrated on (own forward pass, check_masks.py), and the references are
@@ -27,7 +27,7 @@ import time
 try:
     import numpy as np
 except ImportError:
-    print("check_layers: skipped, Python has no numpy (Debian: python3-numpy)")
+    print("check_real_layers: skipped, Python has no numpy (Debian: python3-numpy)")
     sys.exit(77)
 
 import allocation_reference
@@ -218,7 +218,8 @@ def check_iterative(case, layer, verdict):
     undecided = int((result["mask"] != result32["mask"]).sum())
     different = int((result["mask"] != mask).sum())
     verdict.weights += mask.size
-    verdict.notes.append(f"{layer.name}: {different}/{undecided}")
+    if different or undecided:
+        verdict.notes.append(f"{layer.name}: {different} decided otherwise, {undecided} by the reference in float32")
     for index in competitors(case, mask.shape):
         verdict.miscounted += int(mask.ravel()[index].sum() != result["mask"].ravel()[index].sum())
     verdict.near_ties += min(different, SLACK * undecided)
@@ -457,7 +458,7 @@ CASES = [
 def call(harrow, *arguments):
     done = subprocess.run([harrow, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        sys.exit(f"check_layers: `harrow {' '.join(map(str, arguments))}` failed: {done.stderr}")
+        sys.exit(f"check_real_layers: `harrow {' '.join(map(str, arguments))}` failed: {done.stderr}")
     return done.stdout
 
 
@@ -538,7 +539,7 @@ def main():
     data, work = pathlib.Path(args.data), pathlib.Path(args.work)
     text = data / "corpora/tinystories_1MB.txt"
     if not text.exists():
-        print(f"check_layers: skipped, needs {text}")
+        print(f"check_real_layers: skipped, needs {text}, which is not here")
         sys.exit(77)
     work.mkdir(parents=True, exist_ok=True)
     baby = work / "babyllama-105"
