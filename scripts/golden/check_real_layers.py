@@ -117,6 +117,12 @@ def check_scores(case, layer, verdict):
     verdict.kept_unchanged(layer)
 
 
+def check_threshold(case, layer, verdict):
+    verdict.weights += layer.w.size
+    verdict.wrong += int(((layer.new == 0) != (np.abs(layer.w) < case["threshold"])).sum())
+    verdict.kept_unchanged(layer)
+
+
 class Follow:
     """Replaces the choices of a reference by Harrow's, and notes what they were made from."""
 
@@ -218,6 +224,8 @@ def check_iterative(case, layer, verdict):
     undecided = int((result["mask"] != result32["mask"]).sum())
     different = int((result["mask"] != mask).sum())
     verdict.weights += mask.size
+    if "swaps" in result:
+        verdict.notes.append(f"{result['swaps']} swaps")
     if different or undecided:
         verdict.notes.append(f"{layer.name}: {different} decided otherwise, {undecided} by the reference in float32")
     for index in competitors(case, mask.shape):
@@ -394,6 +402,7 @@ def magnitude_scores(case, w, x):
 CASES = [
     case("magnitude 50 %", check_scores, "{method: magnitude, sparsity: 0.5}", 0.5, scores=magnitude_scores),
     case("magnitude 2:4", check_scores, "{method: magnitude, pattern: '2:4'}", pattern=(2, 4), scores=magnitude_scores),
+    case("magnitude threshold", check_threshold, "{method: magnitude, threshold: 0.05}", threshold=0.05),
     case("wanda 50 %", check_scores, "{method: wanda, sparsity: 0.5}", 0.5, per_row=True,
          scores=prune_reference.wanda_scores),
     case("wanda 4:8", check_scores, "{method: wanda, pattern: '4:8'}", pattern=(4, 8), scores=prune_reference.wanda_scores),
@@ -404,6 +413,9 @@ CASES = [
          scores=pruner_reference.ria_scores),
     case("dsnot", check_iterative, "{method: wanda, sparsity: 0.5}, {method: dsnot}", 0.5, per_row=True,
          reference=pruner_reference.dsnot),
+    case("dsnot as its authors run it", check_iterative,
+         "{method: wanda, sparsity: 0.5}, {method: dsnot, without_same_sign: true}", 0.5, per_row=True,
+         reference=pruner_reference.dsnot, options={"without_same_sign": True}),
     case("dsnot 2:4", check_iterative, "{method: wanda, pattern: '2:4'}, {method: dsnot}", pattern=(2, 4),
          reference=pruner_reference.dsnot),
     case("sparsegpt 50 %", check_sparsegpt, "{method: sparsegpt, sparsity: 0.5}", 0.5),
