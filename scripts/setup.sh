@@ -3,7 +3,7 @@
 set -euo pipefail
 
 packages=(
-  g++ cmake ninja-build ccache pkg-config git python3
+  g++ cmake ninja-build ccache pkg-config git python3 python3-numpy
   nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libfmt-dev
   libopenblas-dev libsentencepiece-dev libpcre2-dev libxxhash-dev libutf8proc-dev
   libsqlite3-dev

@@ -16,6 +16,7 @@ compared, Harrow's choice is applied.
 """
 import argparse
 import json
+import math
 import pathlib
 import struct
 import sys
@@ -50,13 +51,13 @@ def load(directory):
 
 
 class Block:
-    """One decoder block in float64; forward() also returns the inputs of its linears."""
+    """One decoder block; forward() also returns the inputs of its linears. All in the precision `dtype`."""
 
-    def __init__(self, tensors, config, index):
+    def __init__(self, tensors, config, index, dtype=np.float64):
         p = f"model.layers.{index}."
-        self.w = {n: tensors[p + n + ".weight"] for n in LINEARS}
-        self.norm1 = tensors[p + "input_layernorm.weight"]
-        self.norm2 = tensors[p + "post_attention_layernorm.weight"]
+        self.w = {n: tensors[p + n + ".weight"].astype(dtype) for n in LINEARS}
+        self.norm1 = tensors[p + "input_layernorm.weight"].astype(dtype)
+        self.norm2 = tensors[p + "post_attention_layernorm.weight"].astype(dtype)
         self.heads = config["num_attention_heads"]
         self.kv_heads = config.get("num_key_value_heads", self.heads)
         self.dim = config.get("head_dim") or config["hidden_size"] // self.heads
@@ -71,7 +72,7 @@ class Block:
     def rope(self, x):
         half = self.dim // 2
         angles = np.outer(np.arange(x.shape[1]), self.theta ** (-np.arange(half) * 2.0 / self.dim))
-        cos, sin = np.cos(angles), np.sin(angles)
+        cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
         a, b = x[..., :half], x[..., half:]
         return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
@@ -87,7 +88,7 @@ class Block:
         k = self.rope(self.split(normed @ self.w[LINEARS[1]].T, self.kv_heads))
         v = self.split(normed @ self.w[LINEARS[2]].T, self.kv_heads)
         repeat = self.heads // self.kv_heads
-        scores = q @ k.repeat(repeat, axis=0).transpose(0, 2, 1) / np.sqrt(self.dim)
+        scores = q @ k.repeat(repeat, axis=0).transpose(0, 2, 1) / math.sqrt(self.dim)
         scores[:, np.triu(np.ones(scores.shape[1:], dtype=bool), 1)] = -np.inf
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
         scores /= scores.sum(axis=-1, keepdims=True)

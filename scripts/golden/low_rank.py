@@ -21,11 +21,11 @@ def scaling(case, x):
     return np.diag(np.abs(x).mean(axis=0) ** case["alpha"] + 1e-6)
 
 
-def product(case, m, x):
+def factors(case, m, x):
     s = scaling(case, x)
     u, values, vt = np.linalg.svd(m @ s, full_matrices=False)
     r = case["rank"]
-    return (u[:, :r] * values[:r]) @ (vt[:r] @ np.linalg.inv(s))
+    return u[:, :r] * values[:r], vt[:r] @ np.linalg.inv(s)
 
 
 def halve(w):
@@ -54,7 +54,8 @@ def main():
         mix = rng.normal(size=(case["cols"], case["cols"])) * 0.4 + np.diag(1.0 + np.arange(case["cols"]) % 4)
         x = np.round(rng.normal(size=(48, case["cols"])) @ mix * 64) / 64
         m = w - halve(w) if case["method"] == "lowrank_correction" else w
-        result = product(case, m, x)
+        b, a = factors(case, m, x)
+        result = b @ a
         out.append(dict(case, w=w.tolist(), x=x.tolist(),
                         product=[[float(f"{v:.12g}") for v in row] for row in result]))
     path = pathlib.Path(__file__).resolve().parents[2] / "tests/golden/low_rank.json"

@@ -77,8 +77,12 @@ def magnitude(case, w, x):
     return mask, np.where(mask, 0, w)
 
 
+def wanda_scores(case, w, x):
+    return np.abs(w) * np.sqrt((x**2).sum(axis=0) / case["sequences"])
+
+
 def wanda(case, w, x):
-    scores = np.abs(w) * np.sqrt((x**2).sum(axis=0) / case["sequences"])
+    scores = wanda_scores(case, w, x)
     if case["pattern"]:
         mask = groups_mask(scores, *case["pattern"])
     else:
@@ -86,7 +90,8 @@ def wanda(case, w, x):
     return mask, np.where(mask, 0, w)
 
 
-def sparsegpt(case, w, x):
+def sparsegpt(case, w, x, follow=None):
+    """follow(columns, scores, mask) may replace the masks that are chosen (check_real_layers.py)."""
     w = w.copy()
     cols = w.shape[1]
     h = 2.0 / case["sequences"] * x.T @ x
@@ -95,27 +100,28 @@ def sparsegpt(case, w, x):
     w[:, dead] = 0
     h += case["damping"] * np.mean(np.diag(h)) * np.eye(cols)
 
-    # Inverse Hessians of the columns j.. given that the columns before j are fixed.
-    inverses = []
+    # Row j of the inverse Hessian of the columns j.. given that the columns before j are fixed.
+    inverse_rows = []
     inverse = np.linalg.inv(h)
     for j in range(cols):
-        inverses.append(inverse.copy())
+        inverse_rows.append(inverse[j, j:].copy())
         inverse -= np.outer(inverse[:, j], inverse[j, :]) / inverse[j, j]
-    d = np.array([inverses[j][j, j] for j in range(cols)])
+    d = np.array([row[0] for row in inverse_rows])
 
     mask = np.zeros(w.shape, dtype=bool)
     block = case["block_size"]
     for j in range(cols):
-        if case["pattern"]:
-            keep, of = case["pattern"]
-            if j % of == 0:
-                mask[:, j : j + of] = groups_mask(w[:, j : j + of] ** 2 / d[j : j + of], keep, of)
-        elif j % block == 0:
-            scores = w[:, j : j + block] ** 2 / d[j : j + block]
-            count = int(scores.size * case["sparsity"])
-            mask[:, j : j + block] = smallest(scores.ravel(), count).reshape(scores.shape)
+        width = case["pattern"][1] if case["pattern"] else block
+        if j % width == 0:
+            scores = w[:, j : j + width] ** 2 / d[j : j + width]
+            if case["pattern"]:
+                chosen = groups_mask(scores, *case["pattern"])
+            else:
+                chosen = smallest(scores.ravel(), int(scores.size * case["sparsity"])).reshape(scores.shape)
+            columns = np.arange(j, j + scores.shape[1])
+            mask[:, columns] = follow(columns, scores, chosen) if follow else chosen
         error = np.where(mask[:, j], w[:, j], 0) / d[j]
-        w[:, j:] -= np.outer(error, inverses[j][j, j:])
+        w[:, j:] -= np.outer(error, inverse_rows[j])
         w[mask[:, j], j] = 0
     return mask, w
 

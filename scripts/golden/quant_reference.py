@@ -64,8 +64,11 @@ def damped_hessian(case, w, x):
     return w, h, diagonal
 
 
-def obs(case, w, x):
-    """GPTQ (no sparsity or pattern, perhaps with a mask) and the joint pass. Returns mask, codes, scales, zeros."""
+def obs(case, w, x, follow=None):
+    """GPTQ (no sparsity or pattern, perhaps with a mask) and the joint pass. Returns mask, codes, grids.
+
+    `follow` may replace what is chosen: follow(columns, scores, mask), follow.codes(column, w, grids, codes).
+    """
     values, group, block = case["values"], case["group"], case["block_size"]
     mask = np.zeros(w.shape, dtype=bool)
     if case["masked"]:
@@ -88,9 +91,12 @@ def obs(case, w, x):
     mask = mask[:, order]
     for j in range(cols):
         scores_of = lambda width, inv: w[:, j : j + width] ** 2 / conditional(inv, width)
+        width = 0
         if case["pattern"] and j % case["pattern"][1] == 0:
             keep, of = case["pattern"]
-            mask[:, j : j + of] = groups_mask(scores_of(of, inverse), keep, of)
+            width = of
+            scores = scores_of(of, inverse)
+            mask[:, j : j + of] = groups_mask(scores, keep, of)
         elif case["sparsity"] and j % block == 0:
             width = min(block, cols - j)
             scores = scores_of(width, inverse)
@@ -101,6 +107,8 @@ def obs(case, w, x):
                 mask[:, j : j + width] = tiles.repeat(height, axis=0).repeat(breadth, axis=1)
             else:
                 mask[:, j : j + width] = smallest(scores.ravel(), int(scores.size * case["sparsity"])).reshape(scores.shape)
+        if width and follow:
+            mask[:, j : j + width] = follow(order[j : j + width], scores, mask[:, j : j + width])
         if not case["act_order"] and j % group == 0:
             for r in range(rows):
                 s = slice(j, j + group)
@@ -110,7 +118,11 @@ def obs(case, w, x):
             grid = grids[r][order[j] // group]
             codes[r, order[j]] = grid[1]
             if not mask[r, j]:
-                codes[r, order[j]], q[r] = nearest(values, grid, w[r, j])
+                codes[r, order[j]], q[r] = nearest(values, grid, w[r, j], exact=follow is None)
+        if follow:
+            column_grids = [grids[r][order[j] // group] for r in range(rows)]
+            codes[:, order[j]] = follow.codes(order[j], w[:, j], column_grids, codes[:, order[j]], mask[:, j])
+            q = np.array([(code - zero) * scale for code, (scale, zero) in zip(codes[:, order[j]], column_grids)])
         error = (w[:, j] - q) / inverse[0, 0]
         w[:, j:] -= np.outer(error, inverse[0])
         inverse = (inverse - np.outer(inverse[:, 0], inverse[0]) / inverse[0, 0])[1:, 1:]
@@ -138,9 +150,8 @@ def rtn(values, group, w):
     return out
 
 
-def awq(case, w, x):
-    """auto_scale.py and auto_clip.py: scales of the inputs, then codes and grids of the scaled and clipped weights."""
-    values, group = case["values"], case["group"]
+def awq_scales(case, weights, x):
+    """auto_scale.py: for each ratio the scales of an input that `weights` share, and the loss."""
     mean = np.abs(x).mean(axis=0)
     live = mean > 0
     losses, candidates = [], []
@@ -148,16 +159,25 @@ def awq(case, w, x):
         scales = np.ones(mean.shape)
         scales[live] = np.maximum(mean[live] ** (i / 20), 1e-4)
         scales[live] /= np.sqrt(scales[live].max() * scales[live].min())
-        error = rtn(values, group, w * scales) / scales - w
-        losses.append(float(((x @ error.T) ** 2).sum()))
+        errors = [rtn(case["values"], case["group"], w * scales) / scales - w for w in weights]
+        losses.append(sum(float(((x @ error.T) ** 2).sum()) for error in errors))
         candidates.append(scales)
+    return losses, candidates
+
+
+def awq(case, w, x):
+    """Scales of the inputs, then codes and grids of the scaled and clipped weights."""
+    losses, candidates = awq_scales(case, [w], x)
     best = int(np.argmin(losses))
     second = sorted(losses)[1]
     assert losses[best] < second * (1 - 1e-6), "two ratios are as good: take another seed"
     scales = candidates[best]
+    return (best, scales, *awq_clip(case, (w * scales).astype(np.float32).astype(np.float64), x / scales))
 
-    w = (w * scales).astype(np.float32).astype(np.float64)
-    x = x / scales
+
+def awq_clip(case, w, x, exact=True):
+    """auto_clip.py."""
+    values, group = case["values"], case["group"]
     rows, cols = w.shape
     codes = np.zeros(w.shape)
     grids = [[None] * -(-cols // group) for _ in range(rows)]
@@ -173,13 +193,13 @@ def awq(case, w, x):
                 code, value = nearest(values, grid, clipped, exact=False)
                 tried.append((float(((inputs @ (value - part)) ** 2).mean()), i, code, grid))
             tried.sort(key=lambda t: t[:2])
-            if tried[0][0] > 0:
+            if exact and tried[0][0] > 0:
                 # Different clips may round to the same codes.
                 rival = next((t for t in tried if t[3] != tried[0][3] or np.any(t[2] != tried[0][2])), None)
                 assert rival is None or rival[0] > tried[0][0] * (1 + 1e-6), "two clips are as good: take another seed"
             codes[r, g : g + group] = tried[0][2]
             grids[r][g // group] = tried[0][3]
-    return best, scales, codes, grids
+    return codes, grids
 
 
 def case(method, rows, cols, seed, values="i4", group=128, act_order=False, sparsity=0.0, pattern=None, tile=None,

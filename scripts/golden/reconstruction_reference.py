@@ -99,6 +99,10 @@ def alps(case, w, x):
 def reconstruct(case, w, x):
     """Least squares on the support that Wanda leaves."""
     mask, _ = wanda(case, w, x)
+    return least_squares(case, w, x, mask)
+
+
+def least_squares(case, w, x, mask):
     h = damped(x, case["sequences"], case["damping"])
     new = np.zeros_like(w)
     for r in range(w.shape[0]):
@@ -107,24 +111,24 @@ def reconstruct(case, w, x):
     return dict(mask=mask, weights=new)
 
 
-def coordinate_descent(n, c, lam, b):
-    """min b N b^T / 2 - b c^T + lam |b| for one row, N of unit diagonal."""
+def coordinate_descent(n, c, lam, b, tolerance):
+    """min b N b^T / 2 - b c^T + lam |b| for each row, N of unit diagonal."""
     g = b @ n - c
     for _ in range(100000):
         moved = 0.0
-        for j in range(len(b)):
-            t = b[j] - g[j]
-            step = np.sign(t) * max(abs(t) - lam, 0) - b[j]
-            if step:
-                b[j] += step
-                g += step * n[j]
-                moved = max(moved, abs(step))
-        if moved < 1e-13:
+        for j in range(b.shape[1]):
+            t = b[:, j] - g[:, j]
+            step = np.sign(t) * np.maximum(np.abs(t) - lam, 0) - b[:, j]
+            if step.any():
+                b[:, j] += step
+                g += np.outer(step, n[j])
+                moved = max(moved, np.abs(step).max())
+        if moved < tolerance:
             return b
     raise SystemExit("coordinate descent does not converge")
 
 
-def lasso(case, w, x):
+def lasso(case, w, x, tolerance=1e-13):
     """The Lasso whose penalty leaves exactly the wanted number of weights, then least squares on its support."""
     h = damped(x, case["sequences"], case["damping"])
     scale = np.sqrt(np.diag(h))
@@ -139,8 +143,7 @@ def lasso(case, w, x):
         b = np.zeros_like(w)
         for _ in range(100):
             lam = (low + high) / 2
-            for r in rows:
-                b[r] = coordinate_descent(n, c[r], lam, b[r].copy())
+            b[rows] = coordinate_descent(n, c[rows], lam, b[rows], tolerance)
             count = np.count_nonzero(b[rows])
             if count == wanted:
                 break
@@ -148,12 +151,7 @@ def lasso(case, w, x):
         else:
             raise SystemExit("no penalty leaves exactly as many weights: choose another seed")
         mask[rows] = b[rows] == 0
-    new = np.zeros_like(w)
-    for r in range(w.shape[0]):
-        s = np.flatnonzero(~mask[r])
-        if len(s):
-            new[r, s] = np.linalg.solve(h[np.ix_(s, s)], h[s] @ w[r])
-    return dict(mask=mask, weights=new)
+    return least_squares(case, w, x, mask)
 
 
 METHODS = {"alps": alps, "reconstruct": reconstruct, "lasso": lasso}

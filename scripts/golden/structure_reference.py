@@ -36,18 +36,23 @@ def standardize(m):
 
 
 def flap(ratio):
+    return flap_kept(ratio, [(bells(100 + b, HIDDEN, HIDDEN).astype(np.float64), inputs(300 + b, HIDDEN),
+                              bells(200 + b, HIDDEN, FFN).astype(np.float64), inputs(400 + b, FFN))
+                             for b in range(BLOCKS)], KV_HEADS, QUERIES, HEAD_DIM)
+
+
+def flap_kept(ratio, blocks, kv_heads, queries, head_dim):
+    """blocks: o_proj and its inputs, down_proj and its inputs."""
     groups, neurons = [], []
-    for b in range(BLOCKS):
-        o = bells(100 + b, HIDDEN, HIDDEN).astype(np.float64)
-        down = bells(200 + b, HIDDEN, FFN).astype(np.float64)
-        wifv = inputs(300 + b, HIDDEN).var(axis=0) * (o**2).sum(axis=0)
-        groups.append(standardize(wifv**2).reshape(KV_HEADS, -1).mean(axis=1))
-        neurons.append(standardize(inputs(400 + b, FFN).var(axis=0) * (down**2).sum(axis=0)))
+    for o, o_inputs, down, down_inputs in blocks:
+        wifv = o_inputs.var(axis=0) * (o**2).sum(axis=0)
+        groups.append(standardize(wifv**2).reshape(kv_heads, -1).mean(axis=1))
+        neurons.append(standardize(down_inputs.var(axis=0) * (down**2).sum(axis=0)))
     groups, neurons = np.array(groups), np.array(neurons)
     scores = np.concatenate([groups.ravel(), neurons.ravel()])
     cost = np.ones(scores.size)
     # A group's rows and columns against the 3 of a neuron: q and o of its query heads, k and v.
-    cost[: groups.size] = (2 * QUERIES + 2) * HEAD_DIM / 3
+    cost[: groups.size] = (2 * queries + 2) * head_dim / 3
     order = np.argsort(-scores, kind="stable")
     total = np.cumsum(cost[order])
     threshold = scores[order][np.argmin(np.abs(total - cost.sum() * (1 - ratio)))]
@@ -64,9 +69,13 @@ def shortgpt():
         before, change = bells(500 + b, TOKENS, HIDDEN), bells(600 + b, TOKENS, HIDDEN)
         after = (before + change * np.float32(0.25 * (1 + b * 2 % 3))).astype(np.float64)
         before = before.astype(np.float64)
-        cosine = (before * after).sum(axis=1) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)
-        scores.append(float(f"{1 - cosine.mean():.14g}"))
+        scores.append(float(f"{influence(before, after):.14g}"))
     return scores
+
+
+def influence(before, after):
+    cosine = (before * after).sum(axis=1) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)
+    return 1 - cosine.mean()
 
 
 def main():

@@ -131,16 +131,17 @@ int64_t Pruned(const LayerWork& layer) {
 
 TEST(AlpsTest, BeatsSparseGptOnRandomCorrelatedLayers) {
   ThreadPool pool(1);
-  for (const int64_t cols : {48, 96}) {
-    for (const std::string target : {"sparsity: 0.5", "sparsity: 0.7", "sparsity: 0.9",
-                                     "pattern: \"2:4\"", "{pattern: 16x1, sparsity: 0.5}"}) {
+  const std::pair<int64_t, int64_t> shapes[] = {{32, 48}, {32, 96}, {96, 24}, {16, 128}};
+  for (const auto& [rows, cols] : shapes) {
+    for (const std::string target :
+         {"sparsity: 0.5", "sparsity: 0.7", "sparsity: 0.9", "pattern: \"2:4\"", "pattern: \"4:8\"",
+          "pattern: 16x1\nsparsity: 0.5", "pattern: 4x4\nsparsity: 0.5"}) {
       for (const uint64_t seed : {1, 2}) {
-        SCOPED_TRACE(target + fmt::format(" {} columns, seed {}", cols, seed));
-        const std::string keys = target[0] == '{' ? "pattern: 16x1\nsparsity: 0.5" : target;
-        GoldenCase alps = MakeGolden(CaseOf(32, cols, 150, seed), &pool);
-        GoldenCase sparsegpt = MakeGolden(CaseOf(32, cols, 150, seed), &pool);
-        ASSERT_TRUE(Make("method: alps\n" + keys)->Apply(&alps.layer).ok());
-        ASSERT_TRUE(Make("method: sparsegpt\n" + keys)->Apply(&sparsegpt.layer).ok());
+        SCOPED_TRACE(target + fmt::format(" [{}, {}], seed {}", rows, cols, seed));
+        GoldenCase alps = MakeGolden(CaseOf(rows, cols, 150, seed), &pool);
+        GoldenCase sparsegpt = MakeGolden(CaseOf(rows, cols, 150, seed), &pool);
+        ASSERT_TRUE(Make("method: alps\n" + target)->Apply(&alps.layer).ok());
+        ASSERT_TRUE(Make("method: sparsegpt\n" + target)->Apply(&sparsegpt.layer).ok());
         EXPECT_EQ(Pruned(alps.layer), Pruned(sparsegpt.layer));
         EXPECT_LT(RelativeError(alps.layer), RelativeError(sparsegpt.layer));
       }
@@ -161,16 +162,18 @@ TEST(AlpsTest, BeatsSparseGptOnAWideLayer) {
 
 TEST(AlpsTest, ConjugateGradientsNeverRaiseTheObjective) {
   ThreadPool pool(1);
-  for (const double sparsity : {0.5, 0.8}) {
+  for (const std::string target :
+       {"sparsity: 0.5", "sparsity: 0.8", "pattern: \"2:4\"", "pattern: 4x4\nsparsity: 0.6"}) {
+    SCOPED_TRACE(target);
     double before = std::numeric_limits<double>::infinity();
     double first = 0;
     for (int iterations = 0; iterations <= 12; ++iterations) {
       GoldenCase golden = MakeGolden(CaseOf(24, 64, 100, 5), &pool);
       // Without damping the objective is the output error itself.
-      ASSERT_TRUE(Make(fmt::format("method: alps\nsparsity: {}\ndamping: 0\npcg_iterations: {}",
-                                   sparsity, iterations))
-                      ->Apply(&golden.layer)
-                      .ok());
+      ASSERT_TRUE(
+          Make(fmt::format("method: alps\n{}\ndamping: 0\npcg_iterations: {}", target, iterations))
+              ->Apply(&golden.layer)
+              .ok());
       const double error = RelativeError(golden.layer);
       if (iterations == 0) first = error;
       // The stored weights are rounded to float32.
