@@ -11,11 +11,9 @@ work=build/demo
 mkdir -p "$work"
 # The text comes from the project's own generator: training split to calibrate on, test split to measure on.
 generate=(python3 tools/reference_model/generate.py)
-read -r -a world < models/demo/world.txt
-"${generate[@]}" text "${world[@]}" --split train --shards 1 --chars 800000 --out "$work/calibration" >/dev/null
-"${generate[@]}" text "${world[@]}" --split test --shards 1 --chars 120000 --out "$work/text" >/dev/null
-"${generate[@]}" tasks "${world[@]}" --count 60 --out "$work/tasks" >/dev/null
+"${generate[@]}" text --split train --shards 1 --chars 800000 --out "$work/calibration" >/dev/null
+"${generate[@]}" text --split test --shards 1 --chars 120000 --out "$work/text" >/dev/null
 
-exec python3 scripts/demo.py --harrow build/release/harrow --model models/demo \
-  --calibration "$work"/calibration/*.txt --text "$work"/text/*.txt --tasks "$work"/tasks/*.jsonl \
+exec python3 scripts/demo.py --harrow build/release/harrow --model models/harrow-tiny \
+  --calibration "$work"/calibration/*.txt --text "$work"/text/*.txt --tasks models/tasks/*.jsonl \
   --shape bench/shapes/llama-1.1b --work "$work/models"

@@ -97,11 +97,12 @@ TEST_P(ReferenceModel, AccuracyAgreesWithPyTorch) {
   EXPECT_EQ(compared, 4);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, ReferenceModel, ::testing::Values("demo"), [](const auto& info) {
-  std::string name = info.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(All, ReferenceModel, ::testing::Values("harrow-tiny", "harrow-tiny-relu"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace harrow::testing

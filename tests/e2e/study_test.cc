@@ -43,7 +43,7 @@ class Study : public ::testing::Test {
     folder_ = nullptr;
   }
   static std::string Path(const std::string& name) { return folder_->File(name); }
-  static std::string Model() { return SourcePath("models/demo"); }
+  static std::string Model() { return SourcePath("models/harrow-tiny"); }
   static void WriteRecipe(const std::string& name, const std::string& steps) {
     std::ofstream(Path("recipes/" + name + ".yaml"))
         << "calibration: {file: " << Path("text.txt")

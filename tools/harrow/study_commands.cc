@@ -91,7 +91,7 @@ void AddSensitivity(Shell* shell) {
       "sensitivity",
       "Loss when only one layer, block or projection is compressed; or, with --patterns, every "
       "pattern and method on one layer",
-      "harrow sensitivity models/demo --calibration c4.jsonl --text valid.txt --sparsity 0.5,0.7 "
+      "harrow sensitivity models/harrow-tiny --calibration c4.jsonl --text valid.txt --sparsity 0.5,0.7 "
       "--by layer");
   Shell::AddModel(app, &state->options.model);
   state->options.Visit(FlagAdder(app));
@@ -137,7 +137,7 @@ void AddAblate(Shell* shell) {
   auto state = std::make_shared<State>();
   CLI::App* app =
       shell->Add("ablate", "What each step and block of a recipe contributes; whether errors add",
-                 "harrow ablate models/demo -r recipe.yaml --text valid.txt");
+                 "harrow ablate models/harrow-tiny -r recipe.yaml --text valid.txt");
   Shell::AddModel(app, &state->options.model);
   state->options.Visit(FlagAdder(app));
   app->get_option("--recipe")->required()->type_name("PATH");
@@ -162,7 +162,7 @@ void AddStudy(Shell* shell) {
   auto state = std::make_shared<State>();
   CLI::App* app =
       shell->Add("study", "Run many recipes and draw bytes and time against accuracy (resumable)",
-                 "harrow study recipes/ models/demo --text valid.txt -o out/study");
+                 "harrow study recipes/ models/harrow-tiny --text valid.txt -o out/study");
   app->add_option("RECIPES", state->options.recipes, "folder of recipes (*.yaml)")
       ->required()
       ->type_name("DIR");

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes both reference models from nothing: data, training, scores, golden file, document. Started again after
-# an interruption it goes on from the last checkpoint. From the project's root:
+# Makes both reference models from nothing: data, training, scores, golden files, what compression costs, document.
+# Started again after an interruption it goes on from the last checkpoint. From the project's root:
 #
 #   PROSE=../shared/data/corpora/english WORK=build/reference tools/reference_model/build.sh
 #
-# TOKENS    training tokens per model (default 20000000)
+# TOKENS    training tokens per model (default 18000000)
 # SIZE      small (4.9 M parameters, for CPUs) or base (9.7 M, for a GPU)
 # PYTHON    interpreter with torch, numpy, tokenizers, safetensors, matplotlib
 # ROWS, LR  rows per step, peak learning rate;  THREADS of each training
@@ -16,7 +16,7 @@ prose=${PROSE:-../shared/data/corpora/english} work=${WORK:-build/reference} pyt
 mkdir -p "$work"
 
 [ -s "$work/data/.done" ] || {
-  "$python" $here/prepare.py --prose "$prose" --out "$work/data" --tokens "${TOKENS:-20000000}"
+  "$python" $here/prepare.py --prose "$prose" --out "$work/data" --tokens "${TOKENS:-18000000}"
   date > "$work/data/.done"
 }
 train() {  # name, activation, further arguments
@@ -44,7 +44,16 @@ for name in harrow-tiny harrow-tiny-relu; do
   "$python" $here/evaluate.py --model models/$name --tasks models/tasks --prose "$prose/valid.txt.xz" \
     --json "$work/$name.scores.json" --golden tests/golden/$name-eval.json
 done
+scripts/build.sh release harrow
+"$python" $here/generate.py text --split train --shards 1 --chars 800000 --out "$work/calibration"
+"$python" $here/generate.py text --split test --shards 1 --chars 120000 --out "$work/text"
+for name in harrow-tiny harrow-tiny-relu; do
+  "$python" scripts/demo.py --harrow build/release/harrow --model models/$name --calibration "$work/calibration/train-00.txt" \
+    --text "$work/text/test-00.txt" --tasks models/tasks/*.jsonl --no-speed --json "$work/$name.compressed.json" \
+    --work "$work/compressed"
+done
 "$python" $here/test_hashes.py --update
 "$python" $here/report.py --models models/harrow-tiny models/harrow-tiny-relu \
-  --scores "$work/harrow-tiny.scores.json" "$work/harrow-tiny-relu.scores.json" --doc docs/reference_model.md
+  --scores "$work/harrow-tiny.scores.json" "$work/harrow-tiny-relu.scores.json" \
+  --compressed "$work/harrow-tiny.compressed.json" "$work/harrow-tiny-relu.compressed.json" --doc docs/reference_model.md
 "$python" $here/test_hashes.py

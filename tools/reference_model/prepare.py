@@ -6,7 +6,7 @@
 DATA then holds the tokenizer, the task files, `train.npz` and `valid.npz`. A row is exactly one context of
 tokens. Generated documents are packed whole into rows (a passage whose key is far back must not be cut in
 two); real prose is cut wherever a row ends. `length` says how many tokens of a row count.
-The share of prose (default 40 %) is counted in tokens.
+The share of prose (default 25 %) is counted in tokens.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def main():
     parser.add_argument("--prose", required=True, help="folder with train-0*.txt.xz and valid.txt.xz")
     parser.add_argument("--out", required=True)
     parser.add_argument("--tokens", type=int, default=24_000_000, help="training tokens, prose included")
-    parser.add_argument("--prose-share", type=float, default=0.40)
+    parser.add_argument("--prose-share", type=float, default=0.25)
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--pieces", type=int, default=3072)
     parser.add_argument("--tokenizer", help="folder of an existing tokenizer to use instead of training one")

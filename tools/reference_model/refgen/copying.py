@@ -18,13 +18,14 @@ MAX_UNITS = 478  # passage, without the questions at its end
 DOCUMENT_UNITS = 492
 DISTANCES = (32, 64, 128, 256, 440)
 
-# (statement, question form): the answer follows the question form.
-_HOLD = (("The {k} holds the {v}.", "The {k} holds the"), ("In the {k} lies the {v}.", "In the {k} lies the"),
-         ("The {v} is in the {k}.", "The {k} holds the"), ("Someone put the {v} into the {k}.", "In the {k} lies the"))
-_CODE = (("The number on the {k} is {v}.", "The number on the {k} is"), ("The {k} is marked {v}.", "The {k} is marked"),
-         ("They wrote {v} on the {k}.", "The number on the {k} is"))
-_WORD = (("The pass word of {k} is {v}.", "The pass word of {k} is"), ("{k} says {v} at the gate.", "The pass word of {k} is"),
-         ("To pass as {k}, say {v}.", "To pass as {k}, say"))
+# Statements and question forms, of which any goes with any: the answer follows the question form. All name the key
+# before the value; models of this size learn to look a value up in front of its key only after many times the text.
+_HOLD = (("The {k} holds the {v}.", "In the {k} lies the {v}.", "Into the {k} they put the {v}."),
+         ("The {k} holds the", "In the {k} lies the"))
+_CODE = (("The number on the {k} is {v}.", "The {k} is marked {v}.", "On the {k} they wrote {v}."),
+         ("The number on the {k} is", "The {k} is marked"))
+_WORD = (("The pass word of {k} is {v}.", "At the gate {k} says {v}.", "To pass as {k}, say {v}."),
+         ("The pass word of {k} is", "To pass as {k}, say"))
 
 
 def units(text):
@@ -46,7 +47,7 @@ def _entries(world, rng, count):
             values, forms = [str(v) for v in rng.sample(range(100, 1000), count)], _CODE
     out = []
     for k, v in zip(keys, values):
-        statement, cloze = rng.choice(forms)
+        statement, cloze = (rng.choice(form) for form in forms)
         out.append((k, v, statement.format(k=k, v=v), cloze.format(k=k)))
     return out
 
@@ -128,7 +129,7 @@ def copy_list(world, rng, split, distance):
 
 
 def document(world, rng, split):
-    if rng.chance(45):
+    if rng.chance(25):
         passage, words = copy_list(world, rng, split, _distance(rng))
         return f"{passage} {', '.join(words)}.\n"
     passage, entries = retrieve(world, rng, split, _distance(rng))

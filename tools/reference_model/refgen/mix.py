@@ -4,7 +4,7 @@ from . import compute, copying, recall, relations, stories
 from .rng import Rng, hash64
 
 # Percent of the generated characters.
-SHARES = {"recall": 26, "compute": 20, "copy": 28, "relations": 20, "stories": 6}
+SHARES = {"recall": 22, "compute": 14, "copy": 26, "relations": 34, "stories": 4}
 MAKERS = {"recall": recall.document, "compute": compute.document, "copy": copying.document,
           "relations": relations.document, "stories": stories.document}
 SEPARATOR = "<|endoftext|>"
