@@ -127,7 +127,7 @@ TEST_F(Study, SensitivityByLayerIsWhatTheAllocatorReads) {
   const Json report = MustRun(With(SensitivityArgs(), {"--method", "wanda", "--sparsity", "0.5,0.9",
                                                        "--html", Path("s.html")}))
                           .Json();
-  ASSERT_EQ(report["layers"].size(), 28u);
+  ASSERT_EQ(report["layers"].size(), 42u);
   EXPECT_EQ(report["windows"], 4);
   EXPECT_EQ(report["layers"][0]["name"], "model.layers.0.self_attn.q_proj.weight");
   double low = 0, high = 0;
@@ -237,8 +237,8 @@ TEST_F(Study, AblateTellsWhatEachPartCosts) {
                                          "-t",       "1",
                                          "--html",   Path("a.html")};
   const Json report = MustRun(With(args, {"-o", "json"})).Json();
-  // Whole, sparsity alone, quantization alone (the steps left out are the same runs), 4 blocks.
-  ASSERT_EQ(report["rows"].size(), 7u);
+  // Whole, sparsity alone, quantization alone (the steps left out are the same runs), 6 blocks.
+  ASSERT_EQ(report["rows"].size(), 9u);
   const Json& whole = report["rows"][0];
   EXPECT_EQ(whole["kind"], "whole");
   EXPECT_EQ(whole["saved"], 0);

@@ -91,7 +91,8 @@ void AddSensitivity(Shell* shell) {
       "sensitivity",
       "Loss when only one layer, block or projection is compressed; or, with --patterns, every "
       "pattern and method on one layer",
-      "harrow sensitivity models/harrow-tiny --calibration c4.jsonl --text valid.txt --sparsity 0.5,0.7 "
+      "harrow sensitivity models/harrow-tiny --calibration c4.jsonl --text valid.txt --sparsity "
+      "0.5,0.7 "
       "--by layer");
   Shell::AddModel(app, &state->options.model);
   state->options.Visit(FlagAdder(app));
