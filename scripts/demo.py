@@ -147,8 +147,8 @@ def main():
         gains = ", ".join(f"{name} at 50 % decodes {ratio:.2f} times as fast as dense of its precision"
                           for name, ratio in verdicts)
         pays = all(ratio > 1.05 for _, ratio in verdicts)
-        verdict += f"; {gains}: " + ("sparsity pays on this machine" if pays
-                                     else "sparsity does not pay for every format here: see the table")
+        verdict += f"; {gains}: " + ("sparsity pays in decoding on this machine" if pays
+                                     else "sparsity does not pay in decoding for every format here: see the table")
     print(f"{verdict}. ({time.monotonic() - start:.0f} s)")
 
 
