@@ -44,7 +44,9 @@ struct PruneOptions {
 
   template <class V>
   void Visit(V&& v) {
-    v("method", method, "magnitude | wanda | ria | sparsegpt");
+    v("method", method,
+      "magnitude | wanda | ria | sparsegpt | alps, or another method of recipes that takes a "
+      "sparsity");
     v("sparsity", sparsity, "fraction of weights to zero, 0 < s < 1 (this or pattern)");
     v("pattern", pattern, "N:M, keep N of every M consecutive inputs, e.g. 2:4");
     v("allocation", allocation,

@@ -46,7 +46,7 @@ void AddEval(Shell* shell) {
   CLI::App* app = shell->Add(
       "eval",
       "Measure perplexity on a text (--ppl), or accuracy on multiple-choice tasks (--tasks)",
-      "harrow eval models/TinyStories-656K --ppl valid.txt --protocol gptq --seqlen 512");
+      "harrow eval models/harrow-tiny --ppl valid.txt --protocol gptq --seqlen 512");
   Shell::AddModel(app, &state->model);
   state->perplexity.Visit(FlagAdder(app));
   state->tasks.Visit(FlagAdder(app));
@@ -84,7 +84,7 @@ void AddCompare(Shell* shell) {
   auto state = std::make_shared<State>();
   CLI::App* app =
       shell->Add("compare", "Bytes, accuracy and speed of a compressed model against a dense one",
-                 "harrow compare models/TinyStories-656K out/wanda-50 --text valid.txt");
+                 "harrow compare models/harrow-tiny out/wanda-50 --text valid.txt");
   app->add_option("DENSE", state->dense, "the model that the ratios divide by")
       ->required()
       ->type_name("PATH");

@@ -37,7 +37,7 @@ void AddInspect(Shell* shell) {
   auto state = std::make_shared<State>();
   CLI::App* app = shell->Add(
       "inspect", "List a model's tensors, formats, density and bytes, and verify packed weights",
-      "harrow inspect models/TinyStories-656K");
+      "harrow inspect models/harrow-tiny");
   Shell::AddModel(app, &state->model);
   Shell::AddOutputFormat(app, &state->format);
   shell->SetRun(app, FieldDocs<InspectReport>(), [shell, state]() -> Status {
@@ -56,7 +56,7 @@ void AddRun(Shell* shell) {
   };
   auto state = std::make_shared<State>();
   CLI::App* app = shell->Add("run", "Generate text from a prompt",
-                             "harrow run models/TinyStories-656K -p \"Once upon a time\" -n 64");
+                             "harrow run models/harrow-tiny -p \"Once upon a time\" -n 64");
   Shell::AddModel(app, &state->model);
   state->options.Visit(FlagAdder(app));
   state->machine.Visit(FlagAdder(app));
@@ -92,9 +92,8 @@ void AddScore(Shell* shell) {
     std::string format;
   };
   auto state = std::make_shared<State>();
-  CLI::App* app =
-      shell->Add("score", "Negative log-likelihood of each token of a text",
-                 "harrow score models/TinyStories-656K --text \"Lily had a cat.\" -o json");
+  CLI::App* app = shell->Add("score", "Negative log-likelihood of each token of a text",
+                             "harrow score models/harrow-tiny --text \"Lily had a cat.\" -o json");
   Shell::AddModel(app, &state->model);
   state->options.Visit(FlagAdder(app));
   state->machine.Visit(FlagAdder(app));

@@ -106,7 +106,7 @@ void AddPrune(Shell* shell) {
   };
   auto state = std::make_shared<State>();
   CLI::App* app = shell->Add("prune", "Zero weights and store the model in a sparse format",
-                             "harrow prune models/TinyStories-656K --method wanda --sparsity 0.5 "
+                             "harrow prune models/harrow-tiny --method wanda --sparsity 0.5 "
                              "--calibration c4.jsonl -o out/wanda-50");
   AddCommon(app, state.get());
   state->prune.Visit(FlagAdder(app));
@@ -123,7 +123,7 @@ void AddQuantize(Shell* shell) {
   auto state = std::make_shared<State>();
   CLI::App* app =
       shell->Add("quantize", "Round weights to fewer bits",
-                 "harrow quantize models/TinyStories-656K --weights int8 --group 128 -o out/int8");
+                 "harrow quantize models/harrow-tiny --weights int8 --group 128 -o out/int8");
   AddCommon(app, state.get());
   state->quantize.Visit(FlagAdder(app));
   shell->SetRun(app, CompressDocs(), [shell, state]() -> Status {
@@ -134,9 +134,8 @@ void AddQuantize(Shell* shell) {
 
 void AddRecipe(Shell* shell) {
   auto state = std::make_shared<CompressState>();
-  CLI::App* app =
-      shell->Add("compress", "Run a compression recipe (docs/recipes.md)",
-                 "harrow compress models/TinyStories-656K -r recipe.yaml -o out/sparse");
+  CLI::App* app = shell->Add("compress", "Run a compression recipe (docs/recipes.md)",
+                             "harrow compress models/harrow-tiny -r recipe.yaml -o out/sparse");
   AddCommon(app, state.get());
   app->add_option("-r,--recipe", state->options.recipe_path, "YAML file")
       ->required()

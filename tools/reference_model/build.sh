@@ -4,8 +4,9 @@
 #
 #   PROSE=../shared/data/corpora/english WORK=build/reference tools/reference_model/build.sh
 #
-# TOKENS    training tokens per model (default 18000000)
+# TOKENS    different training tokens (default 18000000); a model sees them 1.4 times
 # SIZE      small (4.9 M parameters, for CPUs) or base (9.7 M, for a GPU)
+# Needs scripts/setup.sh for the program that compresses them.
 # PYTHON    interpreter with torch, numpy, tokenizers, safetensors, matplotlib
 # ROWS, LR  rows per step, peak learning rate;  THREADS of each training
 # SEQUENTIAL=1 trains the second sibling after the first; else beside its last third, where they part
@@ -26,6 +27,7 @@ train() {  # name, activation, further arguments
 }
 train harrow-tiny silu &
 first=$!
+trap 'kill $first 2> /dev/null || true' EXIT
 trunk=$work/harrow-tiny/trunk.pt
 [ -z "${SEQUENTIAL:-}" ] || wait $first
 while [ ! -s "$trunk" ]; do

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes everything that training reads: generated text, tokenizer, and rows of token ids.
 
-  prepare.py --prose ../shared/data/corpora/english --tokens 24000000 --out DATA
+  prepare.py --prose ../shared/data/corpora/english --tokens 18000000 --out DATA
 
 DATA then holds the tokenizer, the task files, `train.npz` and `valid.npz`. A row is exactly one context of
 tokens. Generated documents are packed whole into rows (a passage whose key is far back must not be cut in
@@ -108,7 +108,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prose", required=True, help="folder with train-0*.txt.xz and valid.txt.xz")
     parser.add_argument("--out", required=True)
-    parser.add_argument("--tokens", type=int, default=24_000_000, help="training tokens, prose included")
+    parser.add_argument("--tokens", type=int, default=18_000_000, help="different training tokens, prose included")
     parser.add_argument("--prose-share", type=float, default=0.25)
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--pieces", type=int, default=3072)

@@ -240,7 +240,7 @@ def main():
         pick = seen[train["prose"][seen] == wanted]
         with autocast():
             gap[name] = scoring.rows_loss(model, rows[pick], lengths[pick], args.device)
-    report = {"arguments": {k: v for k, v in vars(args).items() if k not in ("data", "out")},
+    report = {"arguments": {k: v for k, v in vars(args).items() if k not in ("data", "out", "trunk")},
               "parameters": model.parameter_count(), "steps": step, "tokens": tokens, "seconds": round(spent, 1),
               "tokens_per_second": round(tokens / spent), "torch": torch.__version__, "hardware": hardware(args.device),
               "train_loss": {k: round(v, 4) for k, v in gap.items()},
