@@ -36,6 +36,7 @@ while [ ! -s "$trunk" ]; do
 done
 train harrow-tiny-relu relu --trunk "$trunk"
 wait $first
+trap - EXIT
 
 "$python" $here/generate.py tasks --out models/tasks
 for name in harrow-tiny harrow-tiny-relu; do

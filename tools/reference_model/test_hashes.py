@@ -18,7 +18,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, HERE)
 
-from refgen import compute, copying, mix, names, recall, stories, tasks  # noqa: E402
+from refgen import compute, copying, mix, names, recall, relations, stories, tasks  # noqa: E402
 from refgen.rng import Rng, hash64, split_of  # noqa: E402
 from refgen.world import PHRASES, World  # noqa: E402
 
@@ -100,6 +100,18 @@ class Generator(unittest.TestCase):
         seen = {compute.problem(self.world, rng, "train", compute._sum)[1] for _ in range(5000)}
         asked = {i["context"] for i in tasks.items(self.world, "compute")}
         self.assertFalse(seen & asked)
+
+    def test_held_out_relations_are_not_spelt_out_in_training(self):
+        asked = {i["context"].rsplit("\n", 1)[1] + i["choices"][i["answer"]] + "."
+                 for i in tasks.items(self.world, "relations") if i["kind"] == "inside"}
+        self.assertGreater(len(asked), 50)
+        rng = Rng(1, "leak")
+        told = set()
+        for _ in range(8000):
+            told.update(relations.document(self.world, rng, "train").splitlines())
+        # Of the 69,000 combinations of thing, holder and room these documents spell out thousands.
+        self.assertGreater(sum(", and the " in line for line in told), 2000)
+        self.assertFalse(asked & told)
 
     def test_held_out_questions_do_not_occur_in_training(self):
         asked = {i["context"] for i in tasks.items(self.world, "recall")}

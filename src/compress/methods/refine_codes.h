@@ -16,8 +16,8 @@ namespace harrow {
 // pruned one of the same N:M group, or of the same 16 inputs of a row where zeros may stand
 // anywhere, also change places where that lowers it: the number of zeros stays. Grids stay.
 //
-// The error never rises. It does not depend on the number of threads. Appends a note with the error
-// before and after. kCancelled.
+// The error never rises. It does not depend on the number of threads. Appends a note with what is
+// left of the error. kCancelled.
 Status RefineCodes(int64_t sweeps, double damping, bool exchange, LayerWork* layer);
 
 }  // namespace harrow
