@@ -79,9 +79,8 @@ void Fuzz(Input input) {
   std::vector<float> values(static_cast<size_t>(rows * cols));
   UnpackRows(weight, 0, rows, values.data());
   const std::vector<float> want = Product("linear.ref", weight, x, m);
-  for (const LinearKernelInfo& kernel : ListLinearKernels()) {
-    if (!kernel.runs_here || !ForceLinearKernel(kernel.name).ok()) continue;
-    if (LinearKernelName(weight, m) != kernel.name) continue;
+  for (const LinearKernelInfo& kernel : ListLinearKernels(spec)) {
+    if (!kernel.runs_here) continue;
     const std::vector<float> got = Product(kernel.name, weight, x, m);
     for (int64_t i = 0; i < m; ++i) {
       for (int64_t r = 0; r < rows; ++r) {

@@ -59,21 +59,64 @@ std::string& ForcedPrefix() {
   return prefix;
 }
 
-const LinearKernel& ChooseKernel(const WeightSpec& spec) {
+struct InstalledChoice {
+  KernelChoice row;
+  const LinearKernel* kernel;
+};
+std::vector<InstalledChoice>& InstalledChoices() {
+  static std::vector<InstalledChoice> choices;
+  return choices;
+}
+
+bool SameLayout(const WeightSpec& a, const WeightSpec& b) {
+  return a.format == b.format && a.values == b.values && a.block_rows == b.block_rows &&
+         a.block_cols == b.block_cols;
+}
+
+bool Applies(const KernelChoice& row, const LinearWeight& weight, int64_t m) {
+  if (m < row.min_m || m > row.max_m || !SameLayout(row.spec, weight.spec)) return false;
+  const double density = StoredDensity(weight);
+  return density >= row.min_density && density <= row.max_density;
+}
+
+struct Chosen {
+  const LinearKernel* kernel;
+  ChosenBy by;
+};
+
+Chosen ChooseKernel(const LinearWeight& weight, int64_t m) {
   const std::string& forced = ForcedPrefix();
-  const LinearKernel* chosen = nullptr;
-  const LinearKernel* prefixed = nullptr;
-  for (const LinearKernel& kernel : LinearKernels()) {
-    if (!RunsHere(kernel) || !kernel.supports(spec)) continue;
-    // The exact name wins: "...avx512" is also a prefix of "...avx512bf16", which is listed first.
-    if (kernel.name == forced) return kernel;
-    if (prefixed == nullptr && !forced.empty() && kernel.name.starts_with(forced))
-      prefixed = &kernel;
-    if (chosen == nullptr) chosen = &kernel;
+  const std::span<const LinearKernel> kernels = LinearKernels();
+  // Whether a prefix is in force for this weight. The exact name wins: "...avx512" is also a prefix
+  // of "...avx512bf16", which is listed first.
+  bool bound = false;
+  if (!forced.empty()) {
+    for (const LinearKernel& kernel : kernels) {
+      if (!kernel.name.starts_with(forced) || !RunsHere(kernel) || !kernel.supports(weight.spec))
+        continue;
+      if (kernel.name == forced) return {&kernel, ChosenBy::kForce};
+      bound = true;
+    }
   }
-  if (prefixed != nullptr) return *prefixed;
-  HARROW_CHECK(chosen != nullptr);
-  return *chosen;
+  const auto eligible = [&](const LinearKernel& kernel) {
+    return RunsHere(kernel) && (!bound || kernel.name.starts_with(forced)) &&
+           kernel.supports(weight.spec);
+  };
+  for (const InstalledChoice& choice : InstalledChoices()) {
+    if (Applies(choice.row, weight, m) && eligible(*choice.kernel))
+      return {choice.kernel, bound ? ChosenBy::kForce : ChosenBy::kTable};
+  }
+  const LinearKernel* first = nullptr;
+  for (const LinearKernel& kernel : kernels) {
+    if (!eligible(kernel)) continue;
+    if (first == nullptr) first = &kernel;
+    if (kernel.pays == nullptr || kernel.pays(weight, m)) {
+      first = &kernel;
+      break;
+    }
+  }
+  HARROW_CHECK(first != nullptr);
+  return {first, bound ? ChosenBy::kForce : ChosenBy::kRule};
 }
 
 uint64_t StreamBytes(const LinearWeight& weight) {
@@ -126,7 +169,7 @@ void RunProducts(const LinearContext& context, std::span<const LinearOp> ops, co
   scratch.products.clear();
   for (const LinearOp& op : ops) {
     HARROW_CHECK(op.weight->cols == k);
-    const LinearKernel& kernel = ChooseKernel(op.weight->spec);
+    const LinearKernel& kernel = *ChooseKernel(*op.weight, m).kernel;
     const XFormat format = kernel.x_format(op.weight->spec, m);
     const PackedX* shared = nullptr;
     for (size_t i = 0; i < packed; ++i) {
@@ -226,14 +269,60 @@ void Linear(const LinearContext& context, std::span<const LinearOp> ops, const f
   }
 }
 
-std::string_view LinearKernelName(const LinearWeight& weight, int64_t) {
-  return ChooseKernel(weight.spec).name;
+double StoredDensity(const LinearWeight& weight) {
+  const int64_t count = weight.rows * weight.cols;
+  const WeightSpec& spec = weight.spec;
+  if (spec.of_m > 0) return static_cast<double>(spec.keep_n) / spec.of_m;
+  if (count == 0) return 1;
+  const FormatOps& ops = OpsOf(spec.format);
+  const uint64_t least = ops.analyze(spec, weight.rows, weight.cols, 0);
+  const uint64_t most = ops.analyze(spec, weight.rows, weight.cols, count);
+  if (most <= least) return 1;
+  const double stored = static_cast<double>(weight.data.size()) - static_cast<double>(least);
+  return std::clamp(stored / static_cast<double>(most - least), 0.0, 1.0);
+}
+
+Status SetKernelChoices(std::span<const KernelChoice> choices) {
+  std::vector<InstalledChoice> installed;
+  for (const KernelChoice& row : choices) {
+    const std::span<const LinearKernel> kernels = LinearKernels();
+    const auto kernel = std::find_if(kernels.begin(), kernels.end(),
+                                     [&](const LinearKernel& k) { return k.name == row.kernel; });
+    if (kernel == kernels.end()) return NotFound("no linear kernel is named {}", row.kernel);
+    if (!kernel->supports(row.spec))
+      return InvalidArgument("{} does not take {} weights", row.kernel, SpecName(row.spec));
+    if (!(row.min_density <= row.max_density) || row.min_m > row.max_m) {
+      return InvalidArgument("choice of {} for {}: density {} to {}, M {} to {} is empty",
+                             row.kernel, SpecName(row.spec), row.min_density, row.max_density,
+                             row.min_m, row.max_m);
+    }
+    installed.push_back({row, &*kernel});
+  }
+  InstalledChoices() = std::move(installed);
+  return OkStatus();
+}
+
+LinearKernelChosen ChooseLinearKernel(const LinearWeight& weight, int64_t m) {
+  const Chosen chosen = ChooseKernel(weight, m);
+  return {chosen.kernel->name, chosen.by};
+}
+
+std::string_view LinearKernelName(const LinearWeight& weight, int64_t m) {
+  return ChooseKernel(weight, m).kernel->name;
 }
 
 std::vector<LinearKernelInfo> ListLinearKernels() {
   std::vector<LinearKernelInfo> list;
   for (const LinearKernel& kernel : LinearKernels())
     list.push_back({kernel.name, kernel.needs, RunsHere(kernel)});
+  return list;
+}
+
+std::vector<LinearKernelInfo> ListLinearKernels(const WeightSpec& spec) {
+  std::vector<LinearKernelInfo> list;
+  for (const LinearKernel& kernel : LinearKernels()) {
+    if (kernel.supports(spec)) list.push_back({kernel.name, kernel.needs, RunsHere(kernel)});
+  }
   return list;
 }
 

@@ -4,6 +4,7 @@
 #define HARROW_KERNELS_LINEAR_H_
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -41,23 +42,62 @@ struct LinearContext {
 void Linear(const LinearContext& context, std::span<const LinearOp> ops, const float* x,
             int64_t x_stride, int64_t m, int64_t k);
 
-// Name of the kernel that Linear() would run for this weight and M on this machine, under
-// HARROW_ISA and HARROW_KERNEL: "linear.bitmask_i8.avx512". For reports and `harrow doctor
-// --kernels`. Of the residual or one factor, not of a weight that has factors.
+// ---- Which kernel runs
+//
+// Several listed kernels may take the same weight. Linear() chooses one per weight and call, in
+// this order: a forced kernel; the first installed KernelChoice that applies; the kernel's own rule
+// of densities and M, sound on most machines; and of what is left the first listed. The number of
+// threads has no part in it, so results do not depend on it. Two kernels of one format agree to the
+// rounding of float32 sums, not to the bit: where the choice changes (with M, a new table, another
+// tier) so may the last bits.
+
+// The fraction of weights that are stored, told from the number of bytes (no scan): 1 for dense
+// formats, N / M for N:M. Of the residual.
+double StoredDensity(const LinearWeight& weight);
+
+// One row of a table of choices: `kernel` (a name in full) runs weights of the format, value type
+// and block shape of `spec` (groups and N:M are not compared) for densities and M in the given
+// ranges, ends included.
+struct KernelChoice {
+  WeightSpec spec;
+  double min_density = 0;
+  double max_density = 1;
+  int64_t min_m = 1;
+  int64_t max_m = std::numeric_limits<int64_t>::max();
+  std::string kernel;
+};
+// Installs the table of this machine for the whole process, in place of the last one (empty: none).
+// Where several rows apply the first counts; rows whose kernel needs a higher tier than ActiveIsa()
+// are passed over. Fails, and changes nothing, on a kernel that is not listed or does not take the
+// row's spec, and on an empty range. Not thread safe against Linear().
+Status SetKernelChoices(std::span<const KernelChoice> choices);
+
+// The kernel that Linear() would run for this weight and M on this machine, under HARROW_ISA and
+// HARROW_KERNEL, and what decided. Of the residual or one factor, not of a weight that has factors.
+enum class ChosenBy : uint8_t { kForce, kTable, kRule };
+struct LinearKernelChosen {
+  std::string_view name;  // "linear.bitmask_i8.avx512"
+  ChosenBy by;
+};
+LinearKernelChosen ChooseLinearKernel(const LinearWeight& weight, int64_t m);
+// Its name alone.
 std::string_view LinearKernelName(const LinearWeight& weight, int64_t m);
 
-// Every listed kernel, fastest first, for listings and for tests that force each in turn.
+// Every listed kernel, fastest first, for listings and for tests that force each in turn; or those
+// that take weights of `spec`.
 struct LinearKernelInfo {
   std::string_view name;
   Isa isa;
   bool runs_here;
 };
 std::vector<LinearKernelInfo> ListLinearKernels();
+std::vector<LinearKernelInfo> ListLinearKernels(const WeightSpec& spec);
 
 // Forces kernels whose name starts with `prefix` (empty: automatic choice). Fails when no listed
 // kernel that runs here has it. The environment variable HARROW_KERNEL does the same at start-up. A
-// forced prefix applies to the weights that some such kernel supports; all others choose as usual.
-// Not thread safe.
+// forced prefix applies to the weights that some such kernel supports: a full name means that
+// kernel, several that share the prefix are chosen among as usual. All other weights choose as
+// usual. Not thread safe.
 Status ForceLinearKernel(std::string_view prefix);
 // The prefix in force, from either source; empty: automatic choice.
 std::string_view ForcedLinearKernel();

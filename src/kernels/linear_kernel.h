@@ -69,9 +69,13 @@ struct LinearKernel {
   bool (*supports)(const WeightSpec&) = nullptr;
   XFormat (*x_format)(const WeightSpec&, int64_t m) = nullptr;
   void (*run)(const LinearTask&) noexcept = nullptr;
+  // For kernels that are the fastest of their tier only at some densities (StoredDensity) or M:
+  // whether this is such a case, on the machine of decision 041. Null: always. `supports` holds.
+  bool (*pays)(const LinearWeight&, int64_t m) = nullptr;
 };
 
-// Fastest first; the first that runs here and supports the weight is taken, the last takes all.
+// Fastest first: of those that run here and support the weight the first that pays is taken. The
+// last supports all.
 std::span<const LinearKernel> LinearKernels();
 
 // Tasks are cut at multiples of this many rows: a pair of panels.

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -374,6 +375,70 @@ TEST(DispatchTest, ForcingWhatIsNotThereFails) {
   LinearWeight weight;
   EXPECT_EQ(LinearKernelName(weight, 1), "linear.ref");
   EXPECT_TRUE(ForceLinearKernel("").ok());
+}
+
+// Within a panel's padding of what is really there.
+TEST(DispatchTest, DensityIsToldFromTheBytes) {
+  Rng rng(16);
+  for (const WeightSpec& spec : AllSpecs()) {
+    SCOPED_TRACE(SpecName(spec));
+    const FormatOps& ops = OpsOf(spec.format);
+    const int64_t rows = 64, cols = 1536;
+    const bool fixed = ops.analyze(spec, rows, cols, 0) == ops.analyze(spec, rows, cols, 1000);
+    for (const double density : {0.0, 0.2, 0.7, 1.0}) {
+      const std::vector<float> w = RandomWeight(spec, rows, cols, density, &rng);
+      const LinearWeight weight = PackWeight(spec, rows, cols, w.data()).value();
+      const double nonzeros =
+          static_cast<double>(std::count_if(w.begin(), w.end(), [](float v) { return v != 0; }));
+      const double expected = spec.of_m > 0 ? static_cast<double>(spec.keep_n) / spec.of_m
+                              : fixed       ? 1.0
+                                            : nonzeros / static_cast<double>(rows * cols);
+      EXPECT_NEAR(StoredDensity(weight), expected, 0.02) << density;
+    }
+  }
+}
+
+TEST(DispatchTest, AnInstalledTableDecides) {
+  const WeightSpec spec = ParseSpec("bitmask-bf16").value();
+  Rng rng(17);
+  const auto pack = [&](const char* name, double density) {
+    const WeightSpec parsed = ParseSpec(name).value();
+    return PackWeight(parsed, 64, 1024, RandomWeight(parsed, 64, 1024, density, &rng).data())
+        .value();
+  };
+  const LinearWeight half = pack("bitmask-bf16", 0.5);
+  const LinearWeight tenth = pack("bitmask-bf16", 0.1);
+  const LinearWeight other = pack("bitmask-i8/128", 0.1);
+  const std::string_view usual = LinearKernelName(tenth, 300);
+  const KernelChoice rows[] = {
+      {.spec = spec, .max_density = 0.3, .min_m = 200, .kernel = "linear.ref"}};
+  ASSERT_TRUE(SetKernelChoices(rows).ok());
+  EXPECT_EQ(LinearKernelName(tenth, 300), "linear.ref");
+  EXPECT_EQ(ChooseLinearKernel(tenth, 300).by, ChosenBy::kTable);
+  EXPECT_NE(LinearKernelName(tenth, 199), "linear.ref");
+  EXPECT_NE(LinearKernelName(half, 300), "linear.ref");
+  EXPECT_NE(LinearKernelName(other, 300), "linear.ref");
+  EXPECT_EQ(ChooseLinearKernel(half, 300).by, ChosenBy::kRule);
+  // Force wins over the table, and the table chooses among those that share a prefix.
+  ASSERT_TRUE(ForceLinearKernel(usual).ok());
+  EXPECT_EQ(LinearKernelName(tenth, 300), usual);
+  EXPECT_EQ(ChooseLinearKernel(tenth, 300).by, ChosenBy::kForce);
+  ASSERT_TRUE(ForceLinearKernel("linear.").ok());
+  EXPECT_EQ(LinearKernelName(tenth, 300), "linear.ref");
+  ASSERT_TRUE(ForceLinearKernel("").ok());
+  // What is wrong changes nothing.
+  KernelChoice wrong = rows[0];
+  wrong.kernel = "linear.bitmask_bf16";
+  EXPECT_FALSE(SetKernelChoices({&wrong, 1}).ok());
+  wrong = rows[0];
+  wrong.min_density = 0.5;
+  EXPECT_FALSE(SetKernelChoices({&wrong, 1}).ok());
+  wrong = rows[0];
+  wrong.kernel = "linear.dense_bf16.avx2";
+  EXPECT_FALSE(SetKernelChoices({&wrong, 1}).ok());
+  EXPECT_EQ(LinearKernelName(tenth, 300), "linear.ref");
+  ASSERT_TRUE(SetKernelChoices({}).ok());
+  EXPECT_EQ(LinearKernelName(tenth, 300), usual);
 }
 
 TEST(QuantizeTest, RoundsToNearestWithinHalfAStep) {
