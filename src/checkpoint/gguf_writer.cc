@@ -157,23 +157,15 @@ void EncodeGguf(GgufType type, const float* values, int64_t count, std::byte* ou
   HARROW_CHECK(count % entry.values == 0);
   for (int64_t i = 0; i < count; i += entry.values, out += entry.bytes) {
     switch (type) {
-      case GgufType::kF32:
-        std::memcpy(out, values + i, sizeof(float));
-        break;
-      case GgufType::kF16:
-        PutF16(values[i], out);
-        break;
+      case GgufType::kF32: std::memcpy(out, values + i, sizeof(float)); break;
+      case GgufType::kF16: PutF16(values[i], out); break;
       case GgufType::kBf16: {
         const uint16_t bits = F32ToBf16(values[i]);
         std::memcpy(out, &bits, sizeof(bits));
         break;
       }
-      case GgufType::kQ8_0:
-        EncodeQ8(values + i, out);
-        break;
-      case GgufType::kQ4_0:
-        EncodeQ4(values + i, out);
-        break;
+      case GgufType::kQ8_0: EncodeQ8(values + i, out); break;
+      case GgufType::kQ4_0: EncodeQ4(values + i, out); break;
     }
   }
 }
