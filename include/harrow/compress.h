@@ -316,15 +316,19 @@ struct ExportOptions {
   std::string model;
   std::string output;
   std::string dtype = "auto";
+  bool random_weights = false;
   bool overwrite = false;
 
   template <class V>
   void Visit(V&& v) {
     v("model", model, "Hugging Face directory, usually made by Harrow");
-    v("output", output, "directory to write");
+    v("output", output, "directory to write, or the file with --to gguf");
     v("dtype", dtype,
-      "auto: bf16 where that is exact for every weight, else f32; f32; bf16: an error if inexact");
-    v("overwrite", overwrite, "replace an existing output directory");
+      "hf: auto (bf16 where that is exact for every weight, else f32), f32, bf16 (an error if "
+      "inexact); gguf: auto (bf16), f32, f16, bf16, q8_0, q4_0, all rounded to nearest");
+    v("random_weights", random_weights,
+      "gguf: random weights in the shape of the directory's config.json, for measuring speed");
+    v("overwrite", overwrite, "replace an existing output");
   }
 };
 
@@ -334,16 +338,19 @@ struct ExportReport {
   std::string dtype;
   int64_t tensors = 0;
   double sparsity = 0;
+  std::vector<std::string> kept_f16;
   uint64_t disk_bytes = 0;
   double seconds = 0;
 
   template <class V>
   void Visit(V&& v) {
     v("model", model, "source directory");
-    v("output", output, "directory written");
-    v("dtype", dtype, "f32 or bf16");
+    v("output", output, "directory or file written");
+    v("dtype", dtype, "of the matrices");
     v("tensors", tensors, "tensors written");
     v("sparsity", sparsity, "fraction of zeros in the weights that were packed");
+    v("kept_f16", kept_f16,
+      "gguf: matrices in f16, because their rows are no multiple of the 32 values of a block");
     v("disk_bytes", disk_bytes, "weight files of the output");
     v("seconds", seconds, "wall clock");
   }
@@ -352,6 +359,12 @@ struct ExportReport {
 // Writes a compressed model as an ordinary dense directory whose weights equal, bit for bit, the
 // values that Harrow's kernels compute with.
 Result<ExportReport> ExportDense(const ExportOptions& options, const RunControl* control);
+
+// Writes a model, compressed or not, as one GGUF file that llama.cpp runs as architecture "llama":
+// dense, with zeros where weights were pruned. The file appears only when it is whole; memory is
+// bounded by one block. Unsupported for what llama.cpp's graph or tokenizers lack: activations
+// other than SiLU, blocks of different sizes, other tokenizers. docs/formats/gguf.md.
+Result<ExportReport> ExportGguf(const ExportOptions& options, const RunControl* control);
 
 }  // namespace harrow
 

@@ -266,6 +266,16 @@ Result<HfConfig> LoadHfConfig(const std::string& directory) {
   return ParseHfConfig(text, path);
 }
 
+double PackedSparsity(const HfConfig& config) {
+  int64_t weights = 0;
+  int64_t nonzeros = 0;
+  for (const auto& [name, info] : config.packed) {
+    weights += info.rows * info.cols;
+    nonzeros += info.nonzeros;
+  }
+  return weights == 0 ? 0 : 1.0 - static_cast<double>(nonzeros) / static_cast<double>(weights);
+}
+
 Result<std::string> WithHarrowSection(const HfConfig& config, const PackedWeights& packed,
                                       std::string_view recipe_json, std::string_view torch_dtype,
                                       const LowRankWeights& low_rank) {

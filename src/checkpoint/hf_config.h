@@ -102,6 +102,9 @@ struct HfConfig {
 Result<HfConfig> ParseHfConfig(std::string_view json, std::string_view where);
 Result<HfConfig> LoadHfConfig(const std::string& directory);
 
+// Fraction of zeros among the packed weights; 0 when there are none.
+double PackedSparsity(const HfConfig& config);
+
 // config.json text with the `harrow` section replaced by one for config.layers and these weights
 // (removed when it would say nothing) and
 // torch_dtype set when not empty. `recipe_json`, a JSON object or empty, is stored as the section's

@@ -181,14 +181,7 @@ Result<ExportReport> ExportDense(const ExportOptions& options, const RunControl*
                             writer->OpenShard(shard_name(s)));
     report.disk_bytes += shard->file_bytes();
   }
-  int64_t weights = 0;
-  int64_t nonzeros = 0;
-  for (const auto& [name, info] : checkpoint->config().packed) {
-    weights += info.rows * info.cols;
-    nonzeros += info.nonzeros;
-  }
-  report.sparsity =
-      weights == 0 ? 0 : 1.0 - static_cast<double>(nonzeros) / static_cast<double>(weights);
+  report.sparsity = PackedSparsity(checkpoint->config());
   HARROW_RETURN_IF_ERROR(writer->CopySideFiles(options.model));
   HARROW_RETURN_IF_ERROR(writer->Finish(checkpoint->config(), "", bf16 ? "bfloat16" : "float32"));
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -106,7 +106,7 @@ TEST_F(Cli, BadCallsExitWithTwoAndNameTheFlag) {
   ExpectError({"bench", "--shape", Model(), "--format", "zip"}, 2, {"--format", "zip"});
   ExpectError({"bench", "--shape", Model(), "--density", "0"}, 2, {"--density"});
   ExpectError({"bench"}, 2, {"--shape"});
-  ExpectError({"export", Model(), "--to", "gguf", "-o", Path("x")}, 2, {"--to", "gguf"});
+  ExpectError({"export", Model(), "--to", "onnx", "-o", Path("x")}, 2, {"--to", "onnx", "gguf"});
   ExpectError({"eval", Model()}, 2, {"--ppl", "--tasks"});
   ExpectError({"eval", Model(), "--ppl", Path("text.txt"), "--protocol", "wikitext"}, 2,
               {"--protocol", "wikitext", "gptq"});

@@ -161,15 +161,17 @@ void AddExport(Shell* shell) {
   CLI::App* app = shell->Add("export", "Write a compressed model for other programs",
                              "harrow export out/wanda-50 --to hf -o out/wanda-50-dense");
   Shell::AddModel(app, &state->options.model);
-  app->add_option("--to", state->to, "hf: a dense Hugging Face directory")
+  app->add_option("--to", state->to,
+                  "hf: a dense Hugging Face directory; gguf: a file for llama.cpp")
       ->type_name("FORMAT")
       ->default_str("hf")
-      ->check(CLI::IsMember({"hf"}));
+      ->check(CLI::IsMember({"hf", "gguf"}));
   state->options.Visit(FlagAdder(app, {"model"}));
-  app->get_option("--output")->required()->type_name("DIR");
+  app->get_option("--output")->required()->type_name("PATH");
   app->add_flag("--json", state->json, "print the report as JSON");
   shell->SetRun(app, FieldDocs<ExportReport>(), [shell, state]() -> Status {
-    HARROW_ASSIGN_OR_RETURN(ExportReport report, ExportDense(state->options, shell->control()));
+    const auto write = state->to == "gguf" ? ExportGguf : ExportDense;
+    HARROW_ASSIGN_OR_RETURN(ExportReport report, write(state->options, shell->control()));
     shell->PrintReport(report, state->json ? "json" : "text");
     return OkStatus();
   });
