@@ -1,21 +1,25 @@
 // Speed of linear(): every format against dense of the same precision and against the memory roof,
 // measured in turn within one run so that a slow spell of the machine hits all three alike.
 //
-//   linear_bench [--threads=2] [--stack_mb=512] [--rounds=7] [Google Benchmark flags]
+//   linear_bench [--threads=2] [--stack_mb=512] [--rounds=7] [--mapped=0] [Google Benchmark flags]
 //
 // Names are format/density/rows x cols/M. Counters: us (median of one product), GB/s (weight
 // bytes), roof (of plain reading, measured in turn), x_dense (dense of the same precision / this;
-// medians), GFLOP/s (as if dense). Weights come from a stack of copies larger than any cache.
+// medians), GFLOP/s (as if dense). Weights come from a stack of copies larger than any cache, in
+// huge pages where there are any; with --mapped=1 from a mapped file, as those of a loaded model.
 #include <benchmark/benchmark.h>
 #include <time.h>
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/mapped_file.h"
 #include "base/rng.h"
 #include "base/thread_pool.h"
 #include "formats/testing.h"
@@ -28,6 +32,7 @@ namespace {
 int g_threads = 2;
 int64_t g_stack_bytes = int64_t{512} << 20;
 int g_rounds = 7;
+bool g_mapped = false;
 
 ThreadPool& Pool() {
   static ThreadPool pool(g_threads);
@@ -50,20 +55,34 @@ double Median(std::vector<double> values) {
 // Copies of one packed weight, one after the other, that together exceed the caches.
 struct Stack {
   AlignedArray<std::byte> memory;
+  std::shared_ptr<const MappedFile> file;  // with --mapped, instead
+  std::span<const std::byte> bytes;
   std::vector<LinearWeight> copies;
 
   Stack(const WeightSpec& spec, int64_t rows, int64_t cols, double density, int64_t stack_bytes) {
     Rng rng(1);
     const std::vector<float> w = testing::RandomWeight(spec, rows, cols, density, &rng);
     const LinearWeight weight = PackWeight(spec, rows, cols, w.data()).value();
-    const size_t bytes = (weight.data.size() + 63) / 64 * 64;
-    const size_t count = std::max<size_t>(2, static_cast<size_t>(stack_bytes) / bytes);
-    memory = AlignedArray<std::byte>(count * bytes);
+    const size_t stride = (weight.data.size() + 63) / 64 * 64;
+    const size_t count = std::max<size_t>(2, static_cast<size_t>(stack_bytes) / stride);
+    memory = AlignedArray<std::byte>(count * stride);
+    for (size_t i = 0; i < count; ++i)
+      std::memcpy(memory.data() + i * stride, weight.data.data(), weight.data.size());
+    bytes = memory.span();
+    if (g_mapped) {
+      const std::string path = "linear_bench.tmp";
+      std::ofstream(path, std::ios::binary)
+          .write(reinterpret_cast<const char*>(memory.data()),
+                 static_cast<std::streamsize>(memory.size()));
+      file = MappedFile::Open(path).value();
+      std::filesystem::remove(path);
+      memory = {};
+      bytes = file->bytes();
+    }
     for (size_t i = 0; i < count; ++i) {
-      std::memcpy(memory.data() + i * bytes, weight.data.data(), weight.data.size());
       LinearWeight copy = weight;
       copy.owner = nullptr;
-      copy.data = {memory.data() + i * bytes, weight.data.size()};
+      copy.data = bytes.subspan(i * stride, weight.data.size());
       copies.push_back(copy);
     }
   }
@@ -71,7 +90,7 @@ struct Stack {
 };
 
 // Reads all of `memory` with every thread once.
-void ReadAll(const AlignedArray<std::byte>& memory) {
+void ReadAll(std::span<const std::byte> memory) {
   const size_t words = memory.size() / 8 / static_cast<size_t>(g_threads);
   const auto* first = reinterpret_cast<const uint64_t*>(memory.data());
   Pool().Run([&](int thread) {
@@ -139,8 +158,8 @@ void Run(benchmark::State& state, const Case& c) {
     for (int round = 0; round < g_rounds; ++round) {
       const double seconds = TimeStack(*stack, x, c.m, &y, scratch.get());
       const double begin = Seconds();
-      ReadAll(stack->memory);
-      const double rate = static_cast<double>(stack->memory.size()) / (Seconds() - begin);
+      ReadAll(stack->bytes);
+      const double rate = static_cast<double>(stack->bytes.size()) / (Seconds() - begin);
       mine.push_back(seconds);
       read_rates.push_back(rate);
       roofs.push_back(stack->bytes_each() / seconds / rate);
@@ -220,17 +239,20 @@ int main(int argc, char** argv) {
   int64_t threads = harrow::g_threads;
   int64_t stack_mb = harrow::g_stack_bytes >> 20;
   int64_t rounds = harrow::g_rounds;
+  int64_t mapped = 0;
   std::vector<char*> rest;
   for (int i = 0; i < argc; ++i) {
     if (!harrow::TakeFlag(argv[i], "--threads=", &threads) &&
         !harrow::TakeFlag(argv[i], "--stack_mb=", &stack_mb) &&
-        !harrow::TakeFlag(argv[i], "--rounds=", &rounds)) {
+        !harrow::TakeFlag(argv[i], "--rounds=", &rounds) &&
+        !harrow::TakeFlag(argv[i], "--mapped=", &mapped)) {
       rest.push_back(argv[i]);
     }
   }
   harrow::g_threads = static_cast<int>(std::max<int64_t>(1, threads));
   harrow::g_stack_bytes = std::max<int64_t>(1, stack_mb) << 20;
   harrow::g_rounds = static_cast<int>(std::max<int64_t>(1, rounds));
+  harrow::g_mapped = mapped != 0;
   int count = static_cast<int>(rest.size());
   benchmark::Initialize(&count, rest.data());
   if (benchmark::ReportUnrecognizedArguments(count, rest.data())) return 1;

@@ -78,28 +78,33 @@ void Fuzz(Input input) {
   // sum |w||x|, from the reference itself: it sees x as all kernels do.
   std::vector<float> values(static_cast<size_t>(rows * cols));
   UnpackRows(weight, 0, rows, values.data());
-  const std::vector<float> want = Product("linear.ref", weight, x, m);
-  for (const LinearKernelInfo& kernel : ListLinearKernels(spec)) {
-    if (!kernel.runs_here) continue;
-    const std::vector<float> got = Product(kernel.name, weight, x, m);
-    for (int64_t i = 0; i < m; ++i) {
-      for (int64_t r = 0; r < rows; ++r) {
-        double absolute = 0;
-        for (int64_t c = 0; c < cols; ++c) {
-          const double product =
-              std::fabs(static_cast<double>(values[static_cast<size_t>(r * cols + c)]) *
-                        static_cast<double>(x[static_cast<size_t>(i * cols + c)]));
-          absolute += product;
+  for (const Activations activations : {Activations::kInt8, Activations::kBf16}) {
+    SetQuantizedActivations(activations);
+    const bool weight_only = activations == Activations::kBf16 && IsQuantized(spec.values);
+    const std::vector<float> want =
+        Product(weight_only ? "linear.ref_weight_only" : "linear.ref", weight, x, m);
+    for (const LinearKernelInfo& kernel : ListLinearKernels(spec)) {
+      if (!kernel.runs_here) continue;
+      const std::vector<float> got = Product(kernel.name, weight, x, m);
+      for (int64_t i = 0; i < m; ++i) {
+        for (int64_t r = 0; r < rows; ++r) {
+          double absolute = 0;
+          for (int64_t c = 0; c < cols; ++c) {
+            const double product =
+                std::fabs(static_cast<double>(values[static_cast<size_t>(r * cols + c)]) *
+                          static_cast<double>(x[static_cast<size_t>(i * cols + c)]));
+            absolute += product;
+          }
+          const double a = static_cast<double>(got[static_cast<size_t>(i * rows + r)]);
+          const double b = static_cast<double>(want[static_cast<size_t>(i * rows + r)]);
+          // A flipped exponent may put sums beyond float32, or weights below its normal range,
+          // which the bf16 dot product takes as zero.
+          if (!(absolute < 1e37)) continue;
+          // x as rounded is at most 1/128 larger than x; K + 9 roundings of partial sums.
+          const double bound =
+              static_cast<double>(cols + 9) * 0x1p-24 * absolute * (1 + 1.0 / 128) + 1e-30;
+          if (!(std::fabs(a - b) <= bound)) Die(kernel.name.data(), spec, a, b, bound);
         }
-        const double a = static_cast<double>(got[static_cast<size_t>(i * rows + r)]);
-        const double b = static_cast<double>(want[static_cast<size_t>(i * rows + r)]);
-        // A flipped exponent may put sums beyond float32, or weights below its normal range, which
-        // the bf16 dot product takes as zero.
-        if (!(absolute < 1e37)) continue;
-        // x as rounded is at most 1/128 larger than x; K + 9 roundings of partial sums.
-        const double bound =
-            static_cast<double>(cols + 9) * 0x1p-24 * absolute * (1 + 1.0 / 128) + 1e-30;
-        if (!(std::fabs(a - b) <= bound)) Die(kernel.name.data(), spec, a, b, bound);
       }
     }
   }

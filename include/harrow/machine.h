@@ -15,6 +15,7 @@ struct MachineOptions {
   int32_t threads = 0;
   std::string isa;
   std::string kernel;
+  std::string activations;
 
   template <class V>
   void Visit(V&& v) {
@@ -23,10 +24,12 @@ struct MachineOptions {
       "cap the instruction set: scalar, avx2, avx512, avx512bf16 (also HARROW_ISA); empty: best");
     v("kernel", kernel,
       "force kernels whose name starts with this (also HARROW_KERNEL); empty: automatic");
+    v("activations", activations,
+      "of quantized weights: int8, or bf16, slower (also HARROW_ACTIVATIONS); empty: int8");
   }
 };
-// Applies `isa` and `kernel` to the whole process; fails when this machine cannot run them. Not
-// thread safe against running models.
+// Applies `isa`, `kernel` and `activations` to the whole process; fails when this machine cannot
+// run them. Not thread safe against running models.
 Status ConfigureMachine(const MachineOptions& options);
 
 struct KernelEntry {

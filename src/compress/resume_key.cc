@@ -40,8 +40,9 @@ Result<std::string> SourceIdentity(const Checkpoint& checkpoint) {
 Result<std::string> ResumeKey(const Checkpoint& source, std::string_view recipe, int threads,
                               std::span<const int32_t> calibration_ids) {
   HARROW_ASSIGN_OR_RETURN(std::string identity, SourceIdentity(source));
-  identity += fmt::format("\n{}\n{}\n{} {} {}\n", kAlgorithmVersion, recipe, IsaName(ActiveIsa()),
-                          ForcedLinearKernel(), threads);
+  identity +=
+      fmt::format("\n{}\n{}\n{} {} {} {}\n", kAlgorithmVersion, recipe, IsaName(ActiveIsa()),
+                  ForcedLinearKernel(), ActivationsName(QuantizedActivations()), threads);
   const uint64_t seed = XXH3_64bits(identity.data(), identity.size());
   return fmt::format(
       "{:016x}", XXH3_64bits_withSeed(calibration_ids.data(), calibration_ids.size_bytes(), seed));

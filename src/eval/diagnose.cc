@@ -48,6 +48,14 @@ Status ApplyMachineOptions(const MachineOptions& options) {
     const Status forced = ForceLinearKernel(options.kernel);
     if (!forced.ok()) return InvalidArgument("--kernel: {}", forced.message());
   }
+  if (!options.activations.empty()) {
+    const std::optional<Activations> activations = ParseActivations(options.activations);
+    if (!activations) {
+      return InvalidArgument("--activations: '{}' is unknown; it may be int8 or bf16",
+                             options.activations);
+    }
+    SetQuantizedActivations(*activations);
+  }
   return OkStatus();
 }
 

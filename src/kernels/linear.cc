@@ -59,6 +59,30 @@ std::string& ForcedPrefix() {
   return prefix;
 }
 
+Activations ActivationsFromEnvironment() {
+  const char* text = std::getenv("HARROW_ACTIVATIONS");
+  if (text == nullptr || *text == '\0') return Activations::kInt8;
+  const std::optional<Activations> activations = ParseActivations(text);
+  if (!activations) {
+    std::fprintf(stderr, "harrow: HARROW_ACTIVATIONS=%s: expected int8 or bf16\n", text);
+    std::exit(2);
+  }
+  return *activations;
+}
+
+Activations& ActivationsInForce() {
+  static Activations activations = ActivationsFromEnvironment();
+  return activations;
+}
+
+// Whether the kernel takes the weight, and rounds x as it must.
+bool Takes(const LinearKernel& kernel, const WeightSpec& spec) {
+  if (!kernel.supports(spec)) return false;
+  if (!IsQuantized(spec.values)) return true;
+  const bool int8 = kernel.x_format(spec, 1).element == XElement::kI8;
+  return int8 == (ActivationsInForce() == Activations::kInt8);
+}
+
 struct InstalledChoice {
   KernelChoice row;
   const LinearKernel* kernel;
@@ -95,12 +119,12 @@ Chosen ChooseKernel(const LinearWeight& weight, int64_t m) {
       if (!kernel.name.starts_with(forced) || !RunsHere(kernel) || !kernel.supports(weight.spec))
         continue;
       if (kernel.name == forced) return {&kernel, ChosenBy::kForce};
-      bound = true;
+      bound |= Takes(kernel, weight.spec);
     }
   }
   const auto eligible = [&](const LinearKernel& kernel) {
     return RunsHere(kernel) && (!bound || kernel.name.starts_with(forced)) &&
-           kernel.supports(weight.spec);
+           Takes(kernel, weight.spec);
   };
   for (const InstalledChoice& choice : InstalledChoices()) {
     if (Applies(choice.row, weight, m) && eligible(*choice.kernel))
@@ -269,6 +293,25 @@ void Linear(const LinearContext& context, std::span<const LinearOp> ops, const f
   }
 }
 
+std::string_view ActivationsName(Activations activations) {
+  return activations == Activations::kInt8 ? "int8" : "bf16";
+}
+
+std::optional<Activations> ParseActivations(std::string_view name) {
+  for (const Activations activations : {Activations::kInt8, Activations::kBf16}) {
+    if (name == ActivationsName(activations)) return activations;
+  }
+  return std::nullopt;
+}
+
+void SetQuantizedActivations(Activations activations) {
+  ActivationsInForce() = activations;
+}
+
+Activations QuantizedActivations() {
+  return ActivationsInForce();
+}
+
 double StoredDensity(const LinearWeight& weight) {
   const int64_t count = weight.rows * weight.cols;
   const WeightSpec& spec = weight.spec;
@@ -321,7 +364,7 @@ std::vector<LinearKernelInfo> ListLinearKernels() {
 std::vector<LinearKernelInfo> ListLinearKernels(const WeightSpec& spec) {
   std::vector<LinearKernelInfo> list;
   for (const LinearKernel& kernel : LinearKernels()) {
-    if (kernel.supports(spec)) list.push_back({kernel.name, kernel.needs, RunsHere(kernel)});
+    if (Takes(kernel, spec)) list.push_back({kernel.name, kernel.needs, RunsHere(kernel)});
   }
   return list;
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,20 +37,33 @@ struct LinearContext {
 // fork-join: q, k and v of a layer, or gate and up, cost one hand-off and one packing of x. Threads
 // share the work by bytes of weight. Where a format's kernels want BF16 or INT8 activations they
 // round x themselves: BF16 to nearest even; INT8 symmetric per token and group of the weight's
-// group size (at most 128 inputs). Each output is computed by one thread in an order that does not
+// group size (at most 128 inputs), for quantized weights unless SetQuantizedActivations() says
+// otherwise. Each output is computed by one thread in an order that does not
 // depend on the number of threads. A weight with a low-rank product costs two more products: x A^T
 // [M, rank] beside the others, then that times B^T, rounded as an x by B's kernel.
 void Linear(const LinearContext& context, std::span<const LinearOp> ops, const float* x,
             int64_t x_stride, int64_t m, int64_t k);
 
+// ---- Activations of quantized weights
+//
+// kInt8 is fast; kBf16 keeps x as it is for BF16 weights, for models that INT8 does not suit and to
+// tell its effect from that of the weights (decision 007).
+enum class Activations : uint8_t { kInt8, kBf16 };
+std::string_view ActivationsName(Activations activations);  // "int8" "bf16"
+std::optional<Activations> ParseActivations(std::string_view name);
+// For the whole process; kInt8, or HARROW_ACTIVATIONS, at start-up. Not thread safe against
+// Linear().
+void SetQuantizedActivations(Activations activations);
+Activations QuantizedActivations();
+
 // ---- Which kernel runs
 //
 // Several listed kernels may take the same weight. Linear() chooses one per weight and call, in
-// this order: a forced kernel; the first installed KernelChoice that applies; the kernel's own rule
-// of densities and M, sound on most machines; and of what is left the first listed. The number of
-// threads has no part in it, so results do not depend on it. Two kernels of one format agree to the
-// rounding of float32 sums, not to the bit: where the choice changes (with M, a new table, another
-// tier) so may the last bits.
+// this order, among those whose activations are as QuantizedActivations() says: a forced kernel;
+// the first installed KernelChoice that applies; the kernel's own rule of densities and M, sound on
+// most machines; and of what is left the first listed. The number of threads has no part in it, so
+// results do not depend on it. Two kernels of one format agree to the rounding of float32 sums, not
+// to the bit: where the choice changes (with M, a new table, another tier) so may the last bits.
 
 // The fraction of weights that are stored, told from the number of bytes (no scan): 1 for dense
 // formats, N / M for N:M. Of the residual.
@@ -84,7 +98,7 @@ LinearKernelChosen ChooseLinearKernel(const LinearWeight& weight, int64_t m);
 std::string_view LinearKernelName(const LinearWeight& weight, int64_t m);
 
 // Every listed kernel, fastest first, for listings and for tests that force each in turn; or those
-// that take weights of `spec`.
+// that take weights of `spec` with activations as QuantizedActivations() says.
 struct LinearKernelInfo {
   std::string_view name;
   Isa isa;
@@ -96,8 +110,8 @@ std::vector<LinearKernelInfo> ListLinearKernels(const WeightSpec& spec);
 // Forces kernels whose name starts with `prefix` (empty: automatic choice). Fails when no listed
 // kernel that runs here has it. The environment variable HARROW_KERNEL does the same at start-up. A
 // forced prefix applies to the weights that some such kernel supports: a full name means that
-// kernel, several that share the prefix are chosen among as usual. All other weights choose as
-// usual. Not thread safe.
+// kernel, whatever its activations; several that share the prefix are chosen among as usual. All
+// other weights choose as usual. Not thread safe.
 Status ForceLinearKernel(std::string_view prefix);
 // The prefix in force, from either source; empty: automatic choice.
 std::string_view ForcedLinearKernel();

@@ -74,8 +74,8 @@ struct LinearKernel {
   bool (*pays)(const LinearWeight&, int64_t m) = nullptr;
 };
 
-// Fastest first: of those that run here and support the weight the first that pays is taken. The
-// last supports all.
+// Fastest first: of those that run here, support the weight and round x as
+// QuantizedActivations() says the first that pays is taken. The last two support all.
 std::span<const LinearKernel> LinearKernels();
 
 // Tasks are cut at multiples of this many rows: a pair of panels.
@@ -96,6 +96,8 @@ inline int64_t LinearScratchBytes(int64_t m, int64_t k) {
 namespace ref {
 // Any format, any tier: unpacks rows and accumulates in double.
 XFormat LinearX(const WeightSpec& spec, int64_t m);
+// Of quantized weights whose activations stay BF16.
+XFormat LinearWeightOnlyX(const WeightSpec& spec, int64_t m);
 void Linear(const LinearTask& task) noexcept;
 }  // namespace ref
 

@@ -1,4 +1,5 @@
 // Every linear kernel, fastest first. One line a kernel.
+#include "formats/panel.h"
 #include "kernels/cpu/linear_cpu.h"
 #include "kernels/linear_kernel.h"
 
@@ -11,6 +12,16 @@ bool Is(const WeightSpec& spec) {
 }
 bool Always(const WeightSpec&) {
   return true;
+}
+bool Quantized(const WeightSpec& spec) {
+  return IsQuantized(spec.values);
+}
+// The panel formats; not those that a later format.def may bring.
+bool QuantizedPanels(const WeightSpec& spec) {
+  return IsQuantized(spec.values) &&
+         (spec.format == FormatId::kDensePanel || spec.format == FormatId::kBitmask ||
+          spec.format == FormatId::kNm ||
+          (spec.format == FormatId::kBlock && spec.block_rows == kPanelRows));
 }
 
 // One entry: the tier's `run` on weights of a format and value type.
@@ -34,7 +45,10 @@ bool Always(const WeightSpec&) {
       HARROW_ENTRY(tier, isa, "nm_i4", kNm, kI4, LinearI8X, LinearNmI4),                          \
       HARROW_ENTRY(tier, isa, "nm_u4", kNm, kU4, LinearI8X, LinearNmU4),                          \
       HARROW_ENTRY(tier, isa, "block_bf16", kBlock, kBf16, LinearBf16X, LinearBlockBf16),         \
-      HARROW_ENTRY(tier, isa, "block_i8", kBlock, kI8, LinearI8X, LinearBlockI8)
+      HARROW_ENTRY(tier, isa, "block_i8", kBlock, kI8, LinearI8X, LinearBlockI8), {               \
+    "linear.weight_only." #tier, isa, QuantizedPanels, tier::LinearWeightOnlyX,                   \
+        tier::LinearWeightOnly                                                                    \
+  }
 
 constexpr LinearKernel kLinear[] = {
 #if defined(__x86_64__)
@@ -42,6 +56,7 @@ constexpr LinearKernel kLinear[] = {
     HARROW_TIER(avx512, Isa::kAvx512),
     HARROW_TIER(avx2, Isa::kAvx2),
 #endif
+    {"linear.ref_weight_only", Isa::kScalar, Quantized, ref::LinearWeightOnlyX, ref::Linear},
     {"linear.ref", Isa::kScalar, Always, ref::LinearX, ref::Linear},
 };
 

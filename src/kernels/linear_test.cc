@@ -36,10 +36,11 @@ float Quantize(const float* x, int64_t count, int8_t* q) {
 // may take per input besides the product itself.
 std::vector<double> RoundedX(const WeightSpec& spec, const std::vector<float>& x, int64_t k) {
   std::vector<double> out(x.begin(), x.end());
-  if (spec.values == ValueType::kBf16) {
+  if (spec.values == ValueType::kBf16 ||
+      (IsQuantized(spec.values) && QuantizedActivations() == Activations::kBf16)) {
     for (size_t i = 0; i < x.size(); ++i)
       out[i] = static_cast<double>(Bf16ToF32(F32ToBf16(x[i])));
-  } else if (IsQuantized(spec.values)) {
+  } else if (IsQuantized(spec.values) && QuantizedActivations() == Activations::kInt8) {
     const int64_t group = ActivationGroup(spec.group);
     std::vector<int8_t> q(static_cast<size_t>(group));
     for (size_t row = 0; row < x.size(); row += static_cast<size_t>(k)) {
@@ -108,8 +109,13 @@ class LinearKernelTest : public ::testing::TestWithParam<LinearKernelInfo> {
   void SetUp() override {
     if (!GetParam().runs_here) GTEST_SKIP() << "this machine has no " << IsaName(GetParam().isa);
     ASSERT_TRUE(ForceLinearKernel(GetParam().name).ok());
+    if (GetParam().name.find("weight_only") != std::string_view::npos)
+      SetQuantizedActivations(Activations::kBf16);
   }
-  void TearDown() override { ASSERT_TRUE(ForceLinearKernel("").ok()); }
+  void TearDown() override {
+    ASSERT_TRUE(ForceLinearKernel("").ok());
+    SetQuantizedActivations(Activations::kInt8);
+  }
 
   // Calls body(spec) for every spec that the forced kernel takes.
   template <class Body>

@@ -13,6 +13,8 @@
 
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
+#include "formats/testing.h"
+#include "kernels/linear.h"
 #include "model/rope.h"
 #include "test_data.h"
 
@@ -386,6 +388,48 @@ TEST(Forward, StepsOfAnySizeGiveTheSameHiddenStates) {
     for (size_t i = 0; i < whole.size(); ++i)
       ASSERT_NEAR(stepped[i], whole[i], bound);
   }
+}
+
+// Logits of a prompt in two steps and of single tokens after it, in every format that Harrow has.
+TEST(Forward, ThreadsDoNotChangeABitInAnyFormat) {
+  HfConfig config = SmallConfig();
+  config.hidden_size = 192;
+  config.intermediate_size = 960;
+  config.num_hidden_layers = 1;
+  config.vocab_size = 1000;
+  config.head_dim = 48;
+  const std::vector<int32_t> ids = SomeIds(46, config.vocab_size);
+  constexpr int64_t kPrompt = 43, kBatch = 30;
+  const auto logits = [&](const Model& model, int threads) {
+    ThreadPool pool(threads);
+    auto state = NewForwardState(&pool, kBatch);
+    const int64_t count = static_cast<int64_t>(ids.size());
+    auto kv = NewContiguousKv(model.config(), model.config().layers, count);
+    std::vector<float> hidden(static_cast<size_t>(count * model.config().hidden));
+    std::vector<float> out(static_cast<size_t>(count * model.config().vocab));
+    for (int64_t at = 0; at < count;) {
+      const int64_t n = at == 0 ? kPrompt : 1;
+      float* x = hidden.data() + at * model.config().hidden;
+      EXPECT_TRUE(model.Forward(ids.data() + at, n, at, kv.get(), state.get(), x).ok());
+      model.Logits(x, n, state.get(), out.data() + at * model.config().vocab);
+      at += n;
+    }
+    return out;
+  };
+  for (const WeightSpec& spec : testing::AllSpecs()) {
+    for (const Activations activations : {Activations::kInt8, Activations::kBf16}) {
+      if (activations == Activations::kBf16 && !IsQuantized(spec.values)) continue;
+      SCOPED_TRACE(SpecName(spec) + ", x " + std::string(ActivationsName(activations)));
+      SetQuantizedActivations(activations);
+      const auto model = MakeRandom(config, spec, spec.of_m > 0 ? 1 : 0.5);
+      ASSERT_NE(model, nullptr);
+      const std::vector<float> one = logits(*model, 1);
+      EXPECT_TRUE(std::all_of(one.begin(), one.end(), [](float v) { return std::isfinite(v); }));
+      for (const int threads : {2, 3, 5})
+        EXPECT_EQ(one, logits(*model, threads)) << threads << " threads";
+    }
+  }
+  SetQuantizedActivations(Activations::kInt8);
 }
 
 // Wide enough for the element-wise steps to be cut between threads.

@@ -11,6 +11,7 @@
 // - Expanded*: many tokens. A pair of panels is expanded, kExpandUnits cells at a time, into
 //   first-level cache, and one micro-kernel runs over all token blocks, whatever the format was.
 // - Blocks*: block weights, any number of tokens. Only stored units are visited.
+// Quantized weights whose activations stay BF16 take the third (weight_only-inl.h).
 
 // How far ahead of a stream of weights to ask memory for it. The hardware's prefetcher alone does
 // not keep a core busy (Zen 5, one thread, from memory): dense int8 goes from 0.88 to 0.98 of the
@@ -237,3 +238,5 @@ void LinearBlockBf16(const LinearTask& task) noexcept {
 void LinearBlockI8(const LinearTask& task) noexcept {
   RunBlocks<ValueType::kI8, 4>(task);
 }
+
+#include "kernels/cpu/weight_only-inl.h"

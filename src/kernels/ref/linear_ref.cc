@@ -23,6 +23,12 @@ XFormat LinearX(const WeightSpec& spec, int64_t) {
   return format;
 }
 
+XFormat LinearWeightOnlyX(const WeightSpec&, int64_t) {
+  XFormat format;
+  format.element = XElement::kF32RoundedToBf16;
+  return format;
+}
+
 void Linear(const LinearTask& task) noexcept {
   const PackedX& x = *task.x;
   const float* values = reinterpret_cast<const float*>(x.values);

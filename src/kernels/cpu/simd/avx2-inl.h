@@ -138,6 +138,12 @@ HARROW_INLINE __m256i DotHalf(__m256i acc, __m256i w, __m256i x) {
 HARROW_INLINE I DotI8(I acc, UnitI8 w, I x) {
   return {DotHalf(acc.a, w.a, x.a), DotHalf(acc.b, w.b, x.b)};
 }
+// Byte i of each cell, as DotI8 sees it.
+HARROW_INLINE F LaneByte(UnitI8 w, int i) {
+  const __m256i left = _mm256_set1_epi32(24 - 8 * i);
+  return {_mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_sllv_epi32(w.a, left), 24)),
+          _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_sllv_epi32(w.b, left), 24))};
+}
 HARROW_INLINE F EvenBf16(Unit w) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(w.a, 16)),
           _mm256_castsi256_ps(_mm256_slli_epi32(w.b, 16))};

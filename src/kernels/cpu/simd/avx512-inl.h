@@ -114,6 +114,11 @@ HARROW_INLINE UnitI8 LoadLowI4(const void* p) {
 HARROW_INLINE UnitI8 LoadHighI4(const void* p) {
   return _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(static_cast<char>(0xf0)));
 }
+// Byte i of each cell, as DotI8 sees it.
+HARROW_INLINE F LaneByte(UnitI8 w, int i) {
+  const __m512i moved = _mm512_srlv_epi32(w, _mm512_set1_epi32(8 * i));
+  return _mm512_cvtepi32_ps(_mm512_and_si512(moved, _mm512_set1_epi32(0xff)));
+}
 // acc + w . x along each cell; x is one token's cell, the same for all rows.
 HARROW_INLINE I DotI8(I acc, UnitI8 w, I x) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));

@@ -1,0 +1,187 @@
+// What rounding activations costs, on inputs with channels far larger than the rest.
+#include "kernels/activation.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "formats/testing.h"
+#include "kernels/linear.h"
+
+namespace harrow {
+namespace {
+
+constexpr int64_t kCols = 2048;
+constexpr int64_t kRows = 64;
+constexpr float kOutlier = 100;
+
+// Normal values; those of `channels` are kOutlier times larger and at least kOutlier.
+std::vector<float> XWithOutliers(const std::set<int64_t>& channels, Rng* rng) {
+  std::vector<float> x(kCols);
+  for (float& v : x)
+    v = static_cast<float>(rng->Normal());
+  for (const int64_t channel : channels)
+    x[static_cast<size_t>(channel)] = kOutlier * (1 + std::fabs(x[static_cast<size_t>(channel)]));
+  return x;
+}
+
+std::set<int64_t> RandomChannels(size_t count, Rng* rng) {
+  std::set<int64_t> channels;
+  while (channels.size() < count)
+    channels.insert(static_cast<int64_t>(rng->Below(kCols)));
+  return channels;
+}
+
+// x with one scale a token: what the kernels do not do.
+std::vector<float> RoundedPerToken(const std::vector<float>& x) {
+  std::vector<int8_t> q(x.size());
+  int32_t sum;
+  const float scale = ActiveRounding().i8(x.data(), kCols, q.data(), &sum);
+  std::vector<float> rounded(x.size());
+  for (size_t i = 0; i < x.size(); ++i)
+    rounded[i] = scale * static_cast<float>(q[i]);
+  return rounded;
+}
+
+class Problem {
+ public:
+  Problem(const char* spec, uint64_t seed) : rng_(seed) {
+    const WeightSpec parsed = ParseSpec(spec).value();
+    const std::vector<float> w = testing::RandomWeight(parsed, kRows, kCols, 1, &rng_);
+    weight_ = PackWeight(parsed, kRows, kCols, w.data()).value();
+    values_.resize(w.size());
+    UnpackRows(weight_, 0, kRows, values_.data());
+  }
+  Rng* rng() { return &rng_; }
+  float w(int64_t row, int64_t col) const {
+    return values_[static_cast<size_t>(row * kCols + col)];
+  }
+
+  std::vector<double> Exact(const std::vector<float>& x) const {
+    std::vector<double> y(kRows);
+    for (int64_t r = 0; r < kRows; ++r) {
+      for (int64_t c = 0; c < kCols; ++c) {
+        y[static_cast<size_t>(r)] +=
+            static_cast<double>(w(r, c)) * static_cast<double>(x[static_cast<size_t>(c)]);
+      }
+    }
+    return y;
+  }
+  // By the kernel that Linear() takes.
+  std::vector<double> Product(const std::vector<float>& x, Activations activations) const {
+    SetQuantizedActivations(activations);
+    const std::unique_ptr<LinearScratch, LinearScratchDeleter> scratch(NewLinearScratch());
+    std::vector<float> y(kRows);
+    const LinearOp op = {&weight_, y.data(), kRows};
+    Linear({nullptr, scratch.get()}, {&op, 1}, x.data(), kCols, 1, kCols);
+    SetQuantizedActivations(Activations::kInt8);
+    return {y.begin(), y.end()};
+  }
+
+ private:
+  Rng rng_;
+  LinearWeight weight_;
+  std::vector<float> values_;
+};
+
+// The error of an output is at most half a step of each group's scale times the group's sum of |w|:
+// an outlier spoils its own group and no other. (2^-20 of the products for sums in float32.)
+TEST(ActivationTest, AnOutlierStaysInItsGroup) {
+  struct Case {
+    const char* spec;
+    int64_t group;
+  };
+  for (const Case& c : {Case{"dense-i8/32", 32}, Case{"dense-i8/64", 64}, Case{"dense-i8/128", 128},
+                        Case{"dense-i8/512", 128}, Case{"dense-i4/32", 32}}) {
+    SCOPED_TRACE(c.spec);
+    Problem problem(c.spec, 31);
+    const int64_t channel = 700;
+    const std::vector<float> x = XWithOutliers({channel}, problem.rng());
+    // The same without the outlier's group: the rest must not have felt it.
+    std::vector<float> rest = x;
+    const int64_t begin = channel / c.group * c.group;
+    std::fill_n(rest.begin() + begin, c.group, 0.0f);
+    const std::vector<double> got = problem.Product(x, Activations::kInt8);
+    const std::vector<double> got_rest = problem.Product(rest, Activations::kInt8);
+    const std::vector<double> exact = problem.Exact(x);
+    const std::vector<double> exact_rest = problem.Exact(rest);
+    const std::vector<double> per_token = problem.Exact(RoundedPerToken(x));
+    double error_rest = 0;
+    double error_token = 0;
+    for (int64_t r = 0; r < kRows; ++r) {
+      double bound = 0;
+      double bound_rest = 0;
+      double absolute = 0;
+      for (int64_t g = 0; g < kCols; g += c.group) {
+        double largest = 0;
+        double weights = 0;
+        for (int64_t i = g; i < g + c.group; ++i) {
+          const double magnitude = std::fabs(static_cast<double>(x[static_cast<size_t>(i)]));
+          largest = std::max(largest, magnitude);
+          weights += std::fabs(static_cast<double>(problem.w(r, i)));
+          absolute += std::fabs(static_cast<double>(problem.w(r, i))) * magnitude;
+        }
+        const double part = largest / 127 / 2 * weights;
+        bound += part;
+        if (g != begin) bound_rest += part;
+      }
+      const size_t at = static_cast<size_t>(r);
+      EXPECT_LE(std::fabs(got[at] - exact[at]), bound + 0x1p-20 * absolute);
+      EXPECT_LE(std::fabs(got_rest[at] - exact_rest[at]), bound_rest + 0x1p-20 * absolute);
+      error_rest += std::fabs(got_rest[at] - exact_rest[at]);
+      error_token += std::fabs(per_token[at] - exact[at]);
+    }
+    // The step of one scale a token is 20 to 60 times that of an ordinary group.
+    EXPECT_GT(error_token, 20 * error_rest);
+  }
+}
+
+// ||y - exact|| over ||exact of the ordinary channels||: how much of what they say is lost.
+double Lost(const std::vector<double>& y, const std::vector<double>& exact,
+            const std::vector<double>& ordinary) {
+  double error = 0;
+  double norm = 0;
+  for (size_t r = 0; r < y.size(); ++r) {
+    error += (y[r] - exact[r]) * (y[r] - exact[r]);
+    norm += ordinary[r] * ordinary[r];
+  }
+  return std::sqrt(error / norm);
+}
+
+// Prints the table of decision 007.
+TEST(ActivationTest, LossByGroupSize) {
+  for (const size_t outliers : {0, 2, 8}) {
+    double last = 0;
+    for (const char* spec : {"dense-i8/32", "dense-i8/64", "dense-i8/128"}) {
+      double group = 0, token = 0, bf16 = 0;
+      constexpr int kDraws = 16;
+      for (uint64_t draw = 0; draw < kDraws; ++draw) {
+        Problem problem(spec, 40 + draw);
+        const std::set<int64_t> channels = RandomChannels(outliers, problem.rng());
+        const std::vector<float> x = XWithOutliers(channels, problem.rng());
+        std::vector<float> ordinary_x = x;
+        for (const int64_t channel : channels)
+          ordinary_x[static_cast<size_t>(channel)] = 0;
+        const std::vector<double> exact = problem.Exact(x);
+        const std::vector<double> ordinary = problem.Exact(ordinary_x);
+        group += Lost(problem.Product(x, Activations::kInt8), exact, ordinary) / kDraws;
+        token += Lost(problem.Exact(RoundedPerToken(x)), exact, ordinary) / kDraws;
+        bf16 += Lost(problem.Product(x, Activations::kBf16), exact, ordinary) / kDraws;
+      }
+      std::printf("%zu outliers, %s: by group %.4f, by token %.4f, bf16 %.4f\n", outliers, spec,
+                  group, token, bf16);
+      EXPECT_GT(group, last) << "larger groups lose more";
+      EXPECT_LT(group, token);
+      EXPECT_LT(bf16, group);
+      last = group;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace harrow
