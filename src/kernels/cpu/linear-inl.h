@@ -189,7 +189,11 @@ HARROW_INLINE void PanelBf16Run(const LinearTask& task) {
   }
 }
 void LinearBitmaskBf16(const LinearTask& task) noexcept {
-  PanelBf16Run<MaskedBf16<false>>(task);
+  if (IsQuadMask(task.weight->spec)) {
+    PanelBf16Run<QuadBf16>(task);
+  } else {
+    PanelBf16Run<MaskedBf16<false>>(task);
+  }
 }
 void LinearNmBf16(const LinearTask& task) noexcept {
   PanelBf16Run<MaskedBf16<true>>(task);
@@ -207,7 +211,11 @@ void LinearDensePanelI8(const LinearTask& task) noexcept {
   PanelI8Run<PlainI8>(task);
 }
 void LinearBitmaskI8(const LinearTask& task) noexcept {
-  PanelI8Run<MaskedI8<false>>(task);
+  if (IsQuadMask(task.weight->spec)) {
+    PanelI8Run<QuadI8>(task);
+  } else {
+    PanelI8Run<MaskedI8<false>>(task);
+  }
 }
 void LinearNmI8(const LinearTask& task) noexcept {
   PanelI8Run<MaskedI8<true>>(task);

@@ -260,6 +260,26 @@ HARROW_INLINE UnitI8 ExpandI8(Background, const void* p, uint64_t mask) {
   return {_mm256_set_m128i(w1, w0), _mm256_set_m128i(w3, w2)};
 }
 
+// Consecutive lanes of 4 bytes, less `offset`, where `mask` has bits, else 0.
+HARROW_INLINE __m256i ExpandEight(const void* p, uint32_t mask, __m256i offset) {
+  const __m256i lanes = _mm256_cvtepi8_epi32(
+      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandTables.bytes[mask])));
+  const __m256i values = _mm256_permutevar8x32_epi32(_mm256_xor_si256(Load32(p), offset), lanes);
+  return _mm256_andnot_si256(_mm256_srai_epi32(lanes, 31), values);
+}
+HARROW_INLINE Unit ExpandLanes(Background, const void* p, uint32_t mask) {
+  const uint32_t low = mask & 0xff;
+  const __m256i zero = _mm256_setzero_si256();
+  return {ExpandEight(p, low, zero),
+          ExpandEight(After(p, 4 * __builtin_popcount(low)), mask >> 8, zero)};
+}
+HARROW_INLINE UnitI8 ExpandLanesI8(Background, const void* p, uint32_t mask) {
+  const uint32_t low = mask & 0xff;
+  const __m256i offset = _mm256_set1_epi8(-128);
+  return {ExpandEight(p, low, offset),
+          ExpandEight(After(p, 4 * __builtin_popcount(low)), mask >> 8, offset)};
+}
+
 HARROW_INLINE uint32_t* AppendSetBits(uint32_t* out, uint32_t first, uint32_t bits) {
   for (; bits != 0; bits &= bits - 1)
     *out++ = first + static_cast<uint32_t>(__builtin_ctz(bits));

@@ -206,6 +206,14 @@ HARROW_INLINE Unit ExpandBf16(Background b, const void* p, uint32_t mask) {
 HARROW_INLINE UnitI8 ExpandI8(Background b, const void* p, uint64_t mask) {
   return _mm512_mask_expand_epi8(b.value, mask, Pinned(_mm512_loadu_si512(p)));
 }
+// The same for lanes of 4 bytes.
+HARROW_INLINE Unit ExpandLanes(Background b, const void* p, uint32_t mask) {
+  return _mm512_mask_expand_epi32(b.value, static_cast<__mmask16>(mask),
+                                  Pinned(_mm512_loadu_si512(p)));
+}
+HARROW_INLINE UnitI8 ExpandLanesI8(Background b, const void* p, uint32_t mask) {
+  return ExpandLanes(b, p, mask);
+}
 
 // Appends first + i for each bit i; returns the end. Writes up to 64 bytes more.
 HARROW_INLINE uint32_t* AppendSetBits(uint32_t* out, uint32_t first, uint32_t bits) {
