@@ -191,7 +191,8 @@ void RegisterAll() {
       {"block-i8/128 16x1", 0.5},  {"block-i8/128 16x1", 0.2}, {"block-i8/128 16x16", 0.5},
       {"block-i8/128 16x16", 0.2}, {"bitmask-i8/128", 0.2},    {"bitmask-i8/128", 0.1},
       {"bitmask-i8/128", 0.05},    {"bitmask-bf16 1x4", 0.2},  {"bitmask-i8/128 1x4", 0.2},
-      {"bitmask-i8/128 1x4", 0.5}};
+      {"bitmask-i8/128 1x4", 0.5}, {"index-i8/128", 0.2},      {"index-i8/128", 0.1},
+      {"index-i8/128", 0.05}};
   struct Layer {
     int64_t rows;
     int64_t cols;

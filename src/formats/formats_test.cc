@@ -167,6 +167,10 @@ TEST_P(FormatTest, PackUnpackValidate) {
         double tolerance = 0;
         if (spec.format == FormatId::kBitmask)
           tolerance = 64.0 * static_cast<double>(rows / 16 + 1);
+        if (spec.format == FormatId::kIndex) {
+          // How full the fullest row of each tile is, chance decides; by up to all of them.
+          tolerance = static_cast<double>(AnalyzeWeight(spec, rows, cols, rows * cols)) / 2;
+        }
         // A 1x4 block that the shape cuts off takes as many bytes as others: 3 codes of 2 more.
         if (IsQuadMask(spec)) tolerance += static_cast<double>(6 * rows);
         if (spec.format == FormatId::kBlock) {
@@ -498,6 +502,7 @@ TEST(SuitableSpecsTest, EveryFormatOffersWhatItCanDo) {
   wanted.keep_n = wanted.of_m = 0;
   wanted.values = ValueType::kI8;
   wanted.group = 64;
+  EXPECT_EQ(names(wanted), (Names{"dense-i8/64", "bitmask-i8/64", "index-i8/64"}));
   const auto blocks = [&](int32_t rows, int32_t cols) {
     wanted.block_rows = rows;
     wanted.block_cols = cols;
@@ -547,6 +552,45 @@ TEST(BitmaskTest, StoresWhole1x4Blocks) {
   for (const char* name : {"bitmask-i4 1x4", "bitmask-u4 1x4", "bitmask-bf16 4x4",
                            "bitmask-bf16 1x8", "nm-bf16 2:4 1x4", "dense-i8 1x4"}) {
     EXPECT_FALSE(ParseSpec(name).ok()) << name;
+  }
+}
+
+TEST(IndexTest, StepsOfFourByRisingIndex) {
+  std::vector<float> w(2 * 160, 0.0f);
+  for (const int64_t col : {3, 64, 65, 100, 127})
+    w[static_cast<size_t>(col)] = 1;
+  w[160 + 130] = -1;
+  const LinearWeight weight = PackWeight(Spec("index-i8/128"), 2, 160, w.data()).value();
+  // Table 64, scales 64, counts 64, two steps of tile 0, one of tile 1.
+  ASSERT_EQ(weight.data.size(), 64u + 64 + 64 + 3 * 128 + 64);
+  const auto byte = [&](int64_t at) {
+    return static_cast<int>(weight.data[static_cast<size_t>(128 + at)]);
+  };
+  EXPECT_EQ(byte(0), 2);
+  EXPECT_EQ(byte(1), 1);
+  const int indices[] = {3, 64, 65, 100};
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(byte(64 + i), indices[i]);
+    EXPECT_GT(byte(64 + 64 + i), 128);
+  }
+  EXPECT_EQ(byte(64 + 128), 127);
+  EXPECT_EQ(byte(64 + 128 + 1), 0);  // padding: index 0 and the code of 0
+  EXPECT_EQ(byte(64 + 128 + 64 + 1), 128);
+  EXPECT_EQ(byte(64 + 256 + 4), 2);  // row 1 of tile 1: input 130
+  EXPECT_LT(byte(64 + 256 + 64 + 4), 128);
+  EXPECT_EQ(ValidateWeight(weight).value(), 6);
+}
+
+// At the densities that it is for, close to what random weights take.
+TEST(IndexTest, AnalyzeForeseesTheFullestRows) {
+  Rng rng(9);
+  for (const double density : {0.05, 0.1, 0.2}) {
+    const WeightSpec spec = Spec("index-i8/128");
+    const std::vector<float> w = RandomWeight(spec, 320, 1090, density, &rng);
+    const LinearWeight weight = PackWeight(spec, 320, 1090, w.data()).value();
+    const double estimate =
+        static_cast<double>(AnalyzeWeight(spec, 320, 1090, ValidateWeight(weight).value()));
+    EXPECT_NEAR(static_cast<double>(weight.data.size()), estimate, 0.04 * estimate);
   }
 }
 
@@ -779,6 +823,43 @@ TEST_F(CorruptTest, Blocks) {
   Pack("block-i8 16x4", 16, 64, 1);
   bytes_[PanelStart(0) + 128] = std::byte{0};
   ExpectRejected("the code -128");
+}
+
+TEST_F(CorruptTest, Index) {
+  const auto pack = [&] { Pack("index-i8/128", 9, 160, 0.5); };
+  const size_t counts = 64 + 64, steps = counts + 64;
+  pack();
+  bytes_[counts] = static_cast<std::byte>(Byte(counts) + 1);
+  ExpectRejected("more steps than bytes");
+  pack();
+  bytes_[counts + 1] = std::byte{0};
+  ExpectRejected("fewer steps than bytes");
+  pack();
+  bytes_[steps + 1] = bytes_[steps];
+  ExpectRejected("one index twice");
+  pack();
+  bytes_[steps + 3] = std::byte{128};
+  ExpectRejected("an index beyond the tile");
+  pack();
+  const size_t last = steps + 128 * static_cast<size_t>(Byte(counts));
+  ASSERT_LT(Byte(last), 32);
+  size_t slot = last;
+  while (Byte(slot + 64 + 1) != 128 && slot < last + 3)
+    ++slot;
+  bytes_[slot] = std::byte{32};
+  ExpectRejected("an index beyond the shape");
+  pack();
+  bytes_[steps + 64] = std::byte{0};
+  ExpectRejected("a code that does not occur");
+  pack();
+  bytes_[steps + 64] = std::byte{128};
+  ExpectRejected("a zero before weights");
+  pack();
+  bytes_[steps + 9 * 4] = std::byte{1};
+  ExpectRejected("an index without a weight");
+  pack();
+  bytes_[steps + 64 + 9 * 4] = std::byte{129};
+  ExpectRejected("a weight in a padding row");
 }
 
 TEST_F(CorruptTest, DenseSize) {

@@ -130,6 +130,7 @@ Status ValidateSpec(const WeightSpec& spec) {
   bool known = quantized || spec.values == ValueType::kBf16;
   if (spec.format == FormatId::kDense) known = !quantized;
   if (spec.format == FormatId::kDensePanel) known = quantized;
+  if (spec.format == FormatId::kIndex) known = spec.values == ValueType::kI8;
   if (spec.format == FormatId::kBlock)
     known = spec.values == ValueType::kBf16 || spec.values == ValueType::kI8;
   if (!known) {

@@ -57,7 +57,8 @@ inline std::vector<WeightSpec> AllSpecs() {
         "nm-i4/128 2:4",     "nm-i4/32 5:8",     "nm-u4/64 2:4",       "nm-u4/128 3:16",
         "block-bf16 16x1",   "block-bf16 16x4",  "block-bf16 16x16",   "block-i8/128 16x1",
         "block-i8/192 16x1", "block-i8/32 16x4", "block-i8/256 16x4",  "block-i8/128 16x16",
-        "block-i8/96 16x16", "bitmask-bf16 1x4", "bitmask-i8/128 1x4", "bitmask-i8/32 1x4"}) {
+        "block-i8/96 16x16", "bitmask-bf16 1x4", "bitmask-i8/128 1x4", "bitmask-i8/32 1x4",
+        "index-i8/128",      "index-i8/32",      "index-i8/192"}) {
     specs.push_back(ParseSpec(name).value());
   }
   return specs;

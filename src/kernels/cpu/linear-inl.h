@@ -5,12 +5,13 @@
 // Sums live in arrays that must become registers. Loops over them are therefore written as fold
 // expressions: GCC 12 unrolls nested loops after it has decided which arrays to keep in memory.
 //
-// Four loops do all the work:
+// Five loops do all the work:
 // - RowsKernel: row-major weights, few tokens. One stream of weights a thread; x comes from cache.
 // - Fused*: panel weights, few tokens. A decoder yields units straight into registers.
 // - Expanded*: many tokens. A pair of panels is expanded, kExpandUnits cells at a time, into
 //   first-level cache, and one micro-kernel runs over all token blocks, whatever the format was.
 // - Blocks*: block weights, any number of tokens. Only stored units are visited.
+// - IndexPanel: weights with an index each, any number of tokens. Each step looks its x up.
 
 // How far ahead of a stream of weights to ask memory for it. The hardware's prefetcher alone does
 // not keep a core busy (Zen 5, one thread, from memory): dense int8 goes from 0.88 to 0.98 of the
@@ -114,6 +115,8 @@ HARROW_INLINE void StoreLanes(float* y, F value, int64_t lanes) {
 #include "kernels/cpu/many_tokens-inl.h"
 //
 #include "kernels/cpu/blocks-inl.h"
+//
+#include "kernels/cpu/index-inl.h"
 
 // ---- entries: what x they want, and which loop runs
 

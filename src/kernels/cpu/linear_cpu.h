@@ -19,6 +19,8 @@
   void LinearNmI8(const LinearTask& task) noexcept;         \
   void LinearBlockBf16(const LinearTask& task) noexcept;    \
   void LinearBlockI8(const LinearTask& task) noexcept;      \
+  XFormat LinearIndexX(const WeightSpec& spec, int64_t m);  \
+  void LinearIndexI8(const LinearTask& task) noexcept;      \
   void LinearDensePanelI4(const LinearTask& task) noexcept; \
   void LinearDensePanelU4(const LinearTask& task) noexcept; \
   void LinearBitmaskI4(const LinearTask& task) noexcept;    \
