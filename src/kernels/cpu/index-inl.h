@@ -28,6 +28,8 @@ void IndexPanel(const LinearTask& task, const IndexGeometry& g, int64_t scale_by
   const std::byte* panel = weight.data.data() + PanelOffset(weight, row / kPanelRows);
   const std::byte* counts = panel + scale_bytes;
   const std::byte* step = counts + g.count_bytes;
+  for (const std::byte* p = panel; p < step; p += 64)
+    FetchLater(p);
   const std::byte* inputs = x.values + token * x.units * 4;
   const float* x_scales = x.scales + token * x.groups;
   const int64_t tiles_per_scale = weight.spec.group / g.tile;
