@@ -201,14 +201,17 @@ void RegisterAll() {
     double density;
   };
   const Format formats[] = {
-      {"dense-bf16", 1},          {"bitmask-bf16", 0.5},      {"nm-bf16 2:4", 1},
-      {"dense-i8/128", 1},        {"bitmask-i8/128", 0.5},    {"nm-i8/128 2:4", 1},
-      {"bitmask-bf16", 0.3},      {"bitmask-i8/128", 0.3},    {"dense-i4/64", 1},
-      {"dense-u4/64", 1},         {"bitmask-i4/64", 0.5},     {"bitmask-u4/64", 0.5},
-      {"nm-i4/64 2:4", 1},        {"bitmask-i4/64", 0.3},     {"block-bf16 16x1", 0.5},
-      {"block-bf16 16x1", 0.2},   {"block-bf16 16x16", 0.5},  {"block-bf16 16x16", 0.2},
-      {"block-i8/128 16x1", 0.5}, {"block-i8/128 16x1", 0.2}, {"block-i8/128 16x16", 0.5},
-      {"block-i8/128 16x16", 0.2}};
+      {"dense-bf16", 1},           {"bitmask-bf16", 0.5},      {"nm-bf16 2:4", 1},
+      {"dense-i8/128", 1},         {"bitmask-i8/128", 0.5},    {"nm-i8/128 2:4", 1},
+      {"bitmask-bf16", 0.3},       {"bitmask-i8/128", 0.3},    {"dense-i4/64", 1},
+      {"dense-u4/64", 1},          {"bitmask-i4/64", 0.5},     {"bitmask-u4/64", 0.5},
+      {"nm-i4/64 2:4", 1},         {"bitmask-i4/64", 0.3},     {"block-bf16 16x1", 0.5},
+      {"block-bf16 16x1", 0.2},    {"block-bf16 16x16", 0.5},  {"block-bf16 16x16", 0.2},
+      {"block-i8/128 16x1", 0.5},  {"block-i8/128 16x1", 0.2}, {"block-i8/128 16x16", 0.5},
+      {"block-i8/128 16x16", 0.2}, {"bitmask-i8/128", 0.2},    {"bitmask-i8/128", 0.1},
+      {"bitmask-i8/128", 0.05},    {"bitmask-bf16 1x4", 0.2},  {"bitmask-i8/128 1x4", 0.2},
+      {"bitmask-i8/128 1x4", 0.5}, {"index-i8/128", 0.2},      {"index-i8/128", 0.1},
+      {"index-i8/128", 0.05}};
   struct Layer {
     int64_t rows;
     int64_t cols;

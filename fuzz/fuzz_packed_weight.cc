@@ -25,7 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   info.spec.format = formats[data[0] % formats.size()];
   info.spec.values = static_cast<ValueType>(data[1] % 6);
   info.spec.group = IsQuantized(info.spec.values) ? 32 * (1 + data[2] % 8) : data[2] % 2;
-  const bool is_block = info.spec.format == FormatId::kBlock;
+  const bool is_block = info.spec.format != FormatId::kNm;
   (is_block ? info.spec.block_rows : info.spec.keep_n) = data[3] % 33;
   (is_block ? info.spec.block_cols : info.spec.of_m) = data[4] % 33;
   info.rows = data[5];

@@ -79,7 +79,7 @@ Result<LayerWork> Unpack(const std::string& name, const LinearWeight& weight, bo
       }));
   if (weight.spec.format == FormatId::kNm) {
     work.pattern.nm = NmPattern{weight.spec.keep_n, weight.spec.of_m};
-  } else if (weight.spec.format == FormatId::kBlock) {
+  } else if (weight.spec.block_rows > 0) {
     work.pattern.block = BlockShape{weight.spec.block_rows, weight.spec.block_cols};
   }
   return work;

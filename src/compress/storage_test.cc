@@ -41,8 +41,8 @@ TEST(StorageTest, TheSmallestFormatThatSuits) {
   EXPECT_EQ(Stored(Blocks(16, 1), std::nullopt, 0.5), "bitmask-bf16");  // 16x1 loses in prefill
   EXPECT_EQ(Stored(Blocks(16, 4), ValueType::kI8, 0.5), "block-i8/64 16x4");
   EXPECT_EQ(Stored(Blocks(32, 32), ValueType::kI8, 0.2), "block-i8/64 16x16");
-  EXPECT_EQ(Stored(Blocks(4, 4), ValueType::kI8, 0.2), "bitmask-i8/64");
-  EXPECT_EQ(Stored(Blocks(1, 4), std::nullopt, 0.5), "bitmask-bf16");
+  EXPECT_EQ(Stored(Blocks(4, 4), ValueType::kI8, 0.2), "bitmask-i8/64 1x4");
+  EXPECT_EQ(Stored(Blocks(1, 4), std::nullopt, 0.5), "bitmask-bf16 1x4");
   EXPECT_EQ(Stored(Blocks(16, 16), std::nullopt, 1), "dense-f16");
 }
 

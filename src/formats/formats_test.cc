@@ -167,6 +167,12 @@ TEST_P(FormatTest, PackUnpackValidate) {
         double tolerance = 0;
         if (spec.format == FormatId::kBitmask)
           tolerance = 64.0 * static_cast<double>(rows / 16 + 1);
+        if (spec.format == FormatId::kIndex) {
+          // How full the fullest row of each tile is, chance decides; by up to all of them.
+          tolerance = static_cast<double>(AnalyzeWeight(spec, rows, cols, rows * cols)) / 2;
+        }
+        // A 1x4 block that the shape cuts off takes as many bytes as others: 3 codes of 2 more.
+        if (IsQuadMask(spec)) tolerance += static_cast<double>(6 * rows);
         if (spec.format == FormatId::kBlock) {
           // Blocks cut off by the shape weigh less than others, but take as many bytes, up to 512;
           // a run may end in the middle of a unit; and the last panel, which weighs less too, may
@@ -496,18 +502,96 @@ TEST(SuitableSpecsTest, EveryFormatOffersWhatItCanDo) {
   wanted.keep_n = wanted.of_m = 0;
   wanted.values = ValueType::kI8;
   wanted.group = 64;
+  EXPECT_EQ(names(wanted), (Names{"dense-i8/64", "bitmask-i8/64", "index-i8/64"}));
   const auto blocks = [&](int32_t rows, int32_t cols) {
     wanted.block_rows = rows;
     wanted.block_cols = cols;
     return names(wanted);
   };
   EXPECT_EQ(blocks(16, 1), (Names{"dense-i8/64", "bitmask-i8/64"}));
-  EXPECT_EQ(blocks(32, 32), (Names{"dense-i8/64", "bitmask-i8/64", "block-i8/64 16x16"}));
-  EXPECT_EQ(blocks(64, 12), (Names{"dense-i8/64", "bitmask-i8/64", "block-i8/64 16x4"}));
+  EXPECT_EQ(blocks(32, 32), (Names{"dense-i8/64", "bitmask-i8/64 1x4", "block-i8/64 16x16"}));
+  EXPECT_EQ(blocks(64, 12), (Names{"dense-i8/64", "bitmask-i8/64 1x4", "block-i8/64 16x4"}));
   EXPECT_EQ(blocks(16, 2), (Names{"dense-i8/64", "bitmask-i8/64"}));
-  EXPECT_EQ(blocks(1, 4), (Names{"dense-i8/64", "bitmask-i8/64"}));
+  EXPECT_EQ(blocks(1, 4), (Names{"dense-i8/64", "bitmask-i8/64 1x4"}));
+  EXPECT_EQ(blocks(3, 8), (Names{"dense-i8/64", "bitmask-i8/64 1x4"}));
+  EXPECT_EQ(blocks(1, 6), (Names{"dense-i8/64", "bitmask-i8/64"}));
   wanted.values = ValueType::kI4;  // blocks have no 4-bit values
   EXPECT_EQ(blocks(16, 16), (Names{"dense-i4/64", "bitmask-i4/64"}));
+}
+
+// Bit 16 j + r is the block of inputs 4 j .. 4 j + 3 in row r; its codes follow in unit order.
+TEST(BitmaskTest, StoresWhole1x4Blocks) {
+  std::vector<float> w(2 * 12, 0.0f);
+  w[12 + 5] = 1;      // row 1, inputs 4 .. 7
+  w[8] = w[11] = -1;  // row 0, inputs 8 .. 11
+  const LinearWeight bf16 = PackWeight(Spec("bitmask-bf16 1x4"), 2, 12, w.data()).value();
+  const auto bytes = [](const LinearWeight& weight, int64_t skip, int64_t count) {
+    std::vector<int> out;
+    for (int64_t i = 0; i < count; ++i)
+      out.push_back(static_cast<int>(weight.data[static_cast<size_t>(
+          static_cast<int64_t>(PanelOffset(weight, 0)) + skip + i)]));
+    return out;
+  };
+  std::vector<int> expected(32);
+  expected[2] = 2;                           // j = 1, row 1
+  expected[4] = 1;                           // j = 2, row 0
+  expected[18] = 0x80, expected[19] = 0x3f;  // inputs 4 5 and then 6 7
+  expected[24] = 0x80, expected[25] = 0xbf;  // inputs 8 9
+  expected[30] = 0x80, expected[31] = 0xbf;  // inputs 10 11
+  EXPECT_EQ(bytes(bf16, 0, 32), expected);
+  const LinearWeight i8 = PackWeight(Spec("bitmask-i8 1x4"), 2, 12, w.data()).value();
+  EXPECT_EQ(bytes(i8, 64 + 2, 3), (std::vector<int>{2, 0, 1}));
+  std::vector<int> codes = bytes(i8, 64 + 16, 8);
+  EXPECT_EQ(codes[0], 128);
+  EXPECT_GT(codes[1], 128);
+  EXPECT_EQ(codes[2], 128);
+  EXPECT_EQ(codes[5], 128);
+  EXPECT_LT(codes[7], 128);
+  EXPECT_EQ(ValidateWeight(bf16).value(), 3);
+  EXPECT_EQ(ValidateWeight(i8).value(), 3);
+  for (const char* name : {"bitmask-i4 1x4", "bitmask-u4 1x4", "bitmask-bf16 4x4",
+                           "bitmask-bf16 1x8", "nm-bf16 2:4 1x4", "dense-i8 1x4"}) {
+    EXPECT_FALSE(ParseSpec(name).ok()) << name;
+  }
+}
+
+TEST(IndexTest, StepsOfFourByRisingIndex) {
+  std::vector<float> w(2 * 160, 0.0f);
+  for (const int64_t col : {3, 64, 65, 100, 127})
+    w[static_cast<size_t>(col)] = 1;
+  w[160 + 130] = -1;
+  const LinearWeight weight = PackWeight(Spec("index-i8/128"), 2, 160, w.data()).value();
+  // Table 64, scales 64, counts 64, two steps of tile 0, one of tile 1.
+  ASSERT_EQ(weight.data.size(), 64u + 64 + 64 + 3 * 128 + 64);
+  const auto byte = [&](int64_t at) {
+    return static_cast<int>(weight.data[static_cast<size_t>(128 + at)]);
+  };
+  EXPECT_EQ(byte(0), 2);
+  EXPECT_EQ(byte(1), 1);
+  const int indices[] = {3, 64, 65, 100};
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(byte(64 + i), indices[i]);
+    EXPECT_GT(byte(64 + 64 + i), 128);
+  }
+  EXPECT_EQ(byte(64 + 128), 127);
+  EXPECT_EQ(byte(64 + 128 + 1), 0);  // padding: index 0 and the code of 0
+  EXPECT_EQ(byte(64 + 128 + 64 + 1), 128);
+  EXPECT_EQ(byte(64 + 256 + 4), 2);  // row 1 of tile 1: input 130
+  EXPECT_LT(byte(64 + 256 + 64 + 4), 128);
+  EXPECT_EQ(ValidateWeight(weight).value(), 6);
+}
+
+// At the densities that it is for, close to what random weights take.
+TEST(IndexTest, AnalyzeForeseesTheFullestRows) {
+  Rng rng(9);
+  for (const double density : {0.05, 0.1, 0.2}) {
+    const WeightSpec spec = Spec("index-i8/128");
+    const std::vector<float> w = RandomWeight(spec, 320, 1090, density, &rng);
+    const LinearWeight weight = PackWeight(spec, 320, 1090, w.data()).value();
+    const double estimate =
+        static_cast<double>(AnalyzeWeight(spec, 320, 1090, ValidateWeight(weight).value()));
+    EXPECT_NEAR(static_cast<double>(weight.data.size()), estimate, 0.04 * estimate);
+  }
 }
 
 TEST(NmTest, ColumnsMustBeWholeGroups) {
@@ -599,6 +683,14 @@ TEST_F(CorruptTest, Masks) {
   bytes_[first] &= std::byte{0xfe};           // row 0, input 0 goes ...
   bytes_[first + 9 * 2 / 8] |= std::byte{4};  // ... and row 9, input 0 comes
   ExpectRejected("a weight in a padding row");
+
+  Pack("bitmask-bf16 1x4", 20, 64, 0.5);
+  for (size_t i = 0; i < 16; ++i)
+    bytes_[PanelStart(0) + i] = std::byte{0xff};
+  ExpectRejected("more 1x4 blocks than values");
+  Pack("bitmask-bf16 1x4", 20, 64, 1);
+  bytes_[PanelStart(1)] = std::byte{0x17};  // row 4 instead of row 3
+  ExpectRejected("a 1x4 block in a padding row");
 
   Pack("bitmask-i8", 16, 33, 1.0);  // inputs 33 .. 63 are padding
   const std::byte* block = bytes_.data() + PanelStart(0) + 64 + 64 + 512;
@@ -731,6 +823,43 @@ TEST_F(CorruptTest, Blocks) {
   Pack("block-i8 16x4", 16, 64, 1);
   bytes_[PanelStart(0) + 128] = std::byte{0};
   ExpectRejected("the code -128");
+}
+
+TEST_F(CorruptTest, Index) {
+  const auto pack = [&] { Pack("index-i8/128", 9, 160, 0.5); };
+  const size_t counts = 64 + 64, steps = counts + 64;
+  pack();
+  bytes_[counts] = static_cast<std::byte>(Byte(counts) + 1);
+  ExpectRejected("more steps than bytes");
+  pack();
+  bytes_[counts + 1] = std::byte{0};
+  ExpectRejected("fewer steps than bytes");
+  pack();
+  bytes_[steps + 1] = bytes_[steps];
+  ExpectRejected("one index twice");
+  pack();
+  bytes_[steps + 3] = std::byte{128};
+  ExpectRejected("an index beyond the tile");
+  pack();
+  const size_t last = steps + 128 * static_cast<size_t>(Byte(counts));
+  ASSERT_LT(Byte(last), 32);
+  size_t slot = last;
+  while (Byte(slot + 64 + 1) != 128 && slot < last + 3)
+    ++slot;
+  bytes_[slot] = std::byte{32};
+  ExpectRejected("an index beyond the shape");
+  pack();
+  bytes_[steps + 64] = std::byte{0};
+  ExpectRejected("a code that does not occur");
+  pack();
+  bytes_[steps + 64] = std::byte{128};
+  ExpectRejected("a zero before weights");
+  pack();
+  bytes_[steps + 9 * 4] = std::byte{1};
+  ExpectRejected("an index without a weight");
+  pack();
+  bytes_[steps + 64 + 9 * 4] = std::byte{129};
+  ExpectRejected("a weight in a padding row");
 }
 
 TEST_F(CorruptTest, DenseSize) {

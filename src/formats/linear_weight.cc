@@ -75,15 +75,14 @@ std::string SpecName(const WeightSpec& spec) {
   std::string name = fmt::format("{}-{}", format, ValueTypeName(spec.values));
   if (IsQuantized(spec.values)) name += fmt::format("/{}", spec.group);
   if (spec.format == FormatId::kNm) name += fmt::format(" {}:{}", spec.keep_n, spec.of_m);
-  if (spec.format == FormatId::kBlock)
-    name += fmt::format(" {}x{}", spec.block_rows, spec.block_cols);
+  if (spec.block_rows > 0) name += fmt::format(" {}x{}", spec.block_rows, spec.block_cols);
   return name;
 }
 
 Result<WeightSpec> ParseSpec(std::string_view text) {
   const Status error = InvalidArgument(
       "weight format \"{}\": expected something like dense-bf16, dense-i8/128, bitmask-i4, "
-      "\"nm-bf16 2:4\", \"block-i8 16x4\"",
+      "\"nm-bf16 2:4\", \"block-i8 16x4\", \"bitmask-bf16 1x4\"",
       text);
   const size_t dash = text.find('-');
   if (dash == std::string_view::npos) return error;
@@ -131,6 +130,7 @@ Status ValidateSpec(const WeightSpec& spec) {
   bool known = quantized || spec.values == ValueType::kBf16;
   if (spec.format == FormatId::kDense) known = !quantized;
   if (spec.format == FormatId::kDensePanel) known = quantized;
+  if (spec.format == FormatId::kIndex) known = spec.values == ValueType::kI8;
   if (spec.format == FormatId::kBlock)
     known = spec.values == ValueType::kBf16 || spec.values == ValueType::kI8;
   if (!known) {
@@ -164,6 +164,11 @@ Status ValidateSpec(const WeightSpec& spec) {
     if (spec.block_rows != kPanelRows || (cols != 1 && cols != 4 && cols != 16)) {
       return InvalidArgument("blocks of {}x{}: expected 16x1, 16x4 or 16x16", spec.block_rows,
                              cols);
+    }
+  } else if (spec.format == FormatId::kBitmask && spec.block_rows == 1 && spec.block_cols == 4) {
+    if (CodeBits(spec.values) < 8) {
+      return InvalidArgument("format {} has no 1x4 blocks of {} values", FormatName(spec.format),
+                             ValueTypeName(spec.values));
     }
   } else if (spec.block_rows != 0 || spec.block_cols != 0) {
     return InvalidArgument("format {} takes no block shape", FormatName(spec.format));

@@ -41,14 +41,14 @@ struct WeightSpec {
                        // 32, 64 or 128; otherwise 0
   int32_t keep_n = 0;  // kNm: keep_n of every of_m consecutive inputs; 0 otherwise
   int32_t of_m = 0;
-  int32_t block_rows = 0;  // kBlock: 16; 0 otherwise
-  int32_t block_cols = 0;  // kBlock: 1, 4 or 16; 0 otherwise
+  int32_t block_rows = 0;  // kBlock: 16; kBitmask of 1x4 blocks: 1; 0 otherwise
+  int32_t block_cols = 0;  // kBlock: 1, 4 or 16; kBitmask of 1x4 blocks: 4; 0 otherwise
 
   bool operator==(const WeightSpec&) const = default;
 };
 
 // "dense-bf16", "bitmask-bf16", "nm-bf16 2:4", ...; the group of quantized values as in
-// "dense-i8/128" or "nm-i4/64 2:4"; "block-bf16 16x4".
+// "dense-i8/128" or "nm-i4/64 2:4"; "block-bf16 16x4", "bitmask-i8/128 1x4".
 std::string SpecName(const WeightSpec& spec);
 // Parses SpecName's form; the group defaults to 128. "int8", "int4" and "uint4" are accepted for
 // "i8", "i4" and "u4".

@@ -83,20 +83,20 @@ struct NmCodec {
         }
       }
     }
-    EncodeMasked(spec.values, mask, codes, out);
+    EncodeMasked(spec, mask, codes, out);
     return -1;
   }
   static const std::byte* Decode(const WeightSpec& spec, const std::byte* in, const uint16_t* zeros,
                                  uint16_t* codes) {
-    return DecodeMasked(spec.values, in, zeros, codes);
+    return DecodeMasked(spec, in, zeros, codes);
   }
   static int64_t Check(const WeightSpec& spec, const std::byte* in, uint64_t available,
                        const uint16_t* zeros, int64_t* nonzeros) {
     const int64_t stored = kBlockWeights / spec.of_m * spec.keep_n;
     const int64_t bytes = BlockStride(spec);
     if (available < static_cast<uint64_t>(bytes)) return -1;
-    if (!HasExactCounts(spec, LoadMask(in))) return -1;
-    const CodeCount count = CountMasked(spec.values, in, stored, zeros);
+    if (!HasExactCounts(spec, LoadMask(spec, in))) return -1;
+    const CodeCount count = CountMasked(spec, in, stored, zeros);
     if (count.invalid > 0) return -1;
     *nonzeros += stored - count.zeros;
     return bytes;

@@ -22,6 +22,7 @@ inline constexpr int64_t kPanelRows = 16;
 inline constexpr int64_t kBlockCols = 32;
 inline constexpr int64_t kBlockWeights = kPanelRows * kBlockCols;
 inline constexpr int64_t kMaskBytes = kBlockWeights / 8;
+inline constexpr int64_t kQuadMaskBytes = kMaskBytes / 4;
 inline constexpr int64_t kPanelAlign = 64;
 // Readable bytes after the last panel: a full-width load that starts inside it stays in the blob.
 inline constexpr int64_t kPanelSlack = 64;
@@ -71,6 +72,14 @@ inline int64_t CodeBytes(ValueType values, int64_t count) {
 }
 inline int64_t CellOf(ValueType values) {
   return values == ValueType::kBf16 ? 2 : 4;
+}
+
+// Whether a masked format has one mask bit for each 1 x 4 block.
+inline bool IsQuadMask(const WeightSpec& spec) {
+  return spec.block_cols == 4;
+}
+inline int64_t MaskBytes(const WeightSpec& spec) {
+  return IsQuadMask(spec) ? kQuadMaskBytes : kMaskBytes;
 }
 
 // Bytes of every block of a format whose blocks are all of one size (dense_panel, nm); 0 for

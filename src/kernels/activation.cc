@@ -94,7 +94,7 @@ const PackedX& PackedXBuffer::Pack(const XFormat& format, const float* x, int64_
   p.blocks = 1;
   if (format.layout == XLayout::kCells)
     p.blocks = (m + format.block_tokens - 1) / format.block_tokens;
-  p.values = values_.Reserve(static_cast<uint64_t>(m * padded_k * width));
+  p.values = values_.Reserve(static_cast<uint64_t>(m * padded_k * width + kXSlack));
   p.scales = scales_.Reserve(static_cast<uint64_t>(m * p.groups));
   p.corrections = corrections_.Reserve(static_cast<uint64_t>(m * p.groups));
 

@@ -36,6 +36,9 @@ struct XFormat {
   bool operator==(const XFormat&) const = default;
 };
 
+// Readable bytes after the values of x: kernels load 128 of them at any multiple of 32.
+inline constexpr int64_t kXSlack = 96;
+
 // x [m, k] in an XFormat.
 struct PackedX {
   XFormat format;

@@ -105,6 +105,69 @@ struct MaskedI8 : MaskedBlocks<8, kFixedStride> {
   }
 };
 
+// Masks of 1x4 blocks: 128 bits, 16 for a unit of i8 or for two of bf16, then the stored blocks of
+// `kBytes` each. Few enough bits that each count is one instruction from the mask.
+template <int kBytes>
+struct QuadBlocks {
+  const std::byte* block;
+  const std::byte* next;
+  uint64_t words[2];
+  uint64_t offsets[8];  // in 1x4 blocks, of the first of each 16 bits
+  Background background;
+
+  HARROW_INLINE void BeginBlock() {
+    block = next;
+    __builtin_memcpy(words, block, sizeof(words));
+    const uint64_t half = Bits(words[0]);
+    offsets[0] = 0;
+    offsets[1] = Bits(words[0] << 48);
+    offsets[2] = Bits(words[0] << 32);
+    offsets[3] = Bits(words[0] << 16);
+    offsets[4] = half;
+    offsets[5] = half + Bits(words[1] << 48);
+    offsets[6] = half + Bits(words[1] << 32);
+    offsets[7] = half + Bits(words[1] << 16);
+    next = block + kQuadMaskBytes + kBytes * (half + Bits(words[1]));
+  }
+  static HARROW_INLINE uint64_t Bits(uint64_t word) {
+    return static_cast<uint64_t>(__builtin_popcountll(word));
+  }
+  HARROW_INLINE uint32_t Mask(int i) const {
+    return static_cast<uint32_t>(words[i / 4] >> (i % 4 * 16)) & 0xffff;
+  }
+  HARROW_INLINE const std::byte* Codes(int i) const {
+    return block + kQuadMaskBytes + kBytes * offsets[i];
+  }
+};
+
+struct QuadBf16 : QuadBlocks<8> {
+  static constexpr int kUnits = 16;
+
+  HARROW_INLINE void Begin(const std::byte* in, int64_t) {
+    next = in;
+    background = MakeBackground(0);
+  }
+  HARROW_INLINE void Fetch(int u) const { FetchLater(Codes(u / 2) + u % 2 * 64); }
+  HARROW_INLINE Unit Next(int u) {
+    const uint32_t mask = Mask(u / 2);
+    return ExpandLanes(background, Codes(u / 2) + u % 2 * 4 * Bits(mask), mask);
+  }
+};
+
+struct QuadI8 : QuadBlocks<4> {
+  static constexpr int kUnits = 8;
+  static constexpr bool kDirect = false;
+  static constexpr float kFactor = 1;
+  static constexpr bool kZeros = false;
+
+  HARROW_INLINE void Begin(const std::byte* in, int64_t) {
+    next = in;
+    background = MakeBackground(128);
+  }
+  HARROW_INLINE void Fetch(int u) const { FetchLater(Codes(u)); }
+  HARROW_INLINE UnitI8 Next(int u) { return ExpandLanesI8(background, Codes(u), Mask(u)); }
+};
+
 struct PlainI8 {
   static constexpr int kUnits = 8;
   static constexpr bool kDirect = kOffsetWeights;

@@ -129,6 +129,8 @@ void FusedI8(const LinearTask& task) noexcept {
   const int64_t x_groups_per_scale = weight.spec.group / x.format.group;
   for (int64_t row = task.row_begin; row < task.row_end; row += kPanelRows) {
     const std::byte* panel = weight.data.data() + PanelOffset(weight, row / kPanelRows);
+    for (int64_t i = 0; i < g.scale_bytes; i += 64)
+      FetchLater(panel + i);
     Decoder decoder;
     decoder.Begin(panel + g.scale_bytes, stride);
     const std::byte* cells = x.values;

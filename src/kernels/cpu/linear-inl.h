@@ -5,12 +5,13 @@
 // Sums live in arrays that must become registers. Loops over them are therefore written as fold
 // expressions: GCC 12 unrolls nested loops after it has decided which arrays to keep in memory.
 //
-// Four loops do all the work:
+// Five loops do all the work:
 // - RowsKernel: row-major weights, few tokens. One stream of weights a thread; x comes from cache.
 // - Fused*: panel weights, few tokens. A decoder yields units straight into registers.
 // - Expanded*: many tokens. A pair of panels is expanded, kExpandUnits cells at a time, into
 //   first-level cache, and one micro-kernel runs over all token blocks, whatever the format was.
 // - Blocks*: block weights, any number of tokens. Only stored units are visited.
+// - IndexPanel: weights with an index each, any number of tokens. Each step looks its x up.
 // Quantized weights whose activations stay BF16 take the third (weight_only-inl.h).
 
 // How far ahead of a stream of weights to ask memory for it. The hardware's prefetcher alone does
@@ -115,6 +116,8 @@ HARROW_INLINE void StoreLanes(float* y, F value, int64_t lanes) {
 #include "kernels/cpu/many_tokens-inl.h"
 //
 #include "kernels/cpu/blocks-inl.h"
+//
+#include "kernels/cpu/index-inl.h"
 
 // ---- entries: what x they want, and which loop runs
 
@@ -190,7 +193,11 @@ HARROW_INLINE void PanelBf16Run(const LinearTask& task) {
   }
 }
 void LinearBitmaskBf16(const LinearTask& task) noexcept {
-  PanelBf16Run<MaskedBf16<false>>(task);
+  if (IsQuadMask(task.weight->spec)) {
+    PanelBf16Run<QuadBf16>(task);
+  } else {
+    PanelBf16Run<MaskedBf16<false>>(task);
+  }
 }
 void LinearNmBf16(const LinearTask& task) noexcept {
   PanelBf16Run<MaskedBf16<true>>(task);
@@ -208,7 +215,11 @@ void LinearDensePanelI8(const LinearTask& task) noexcept {
   PanelI8Run<PlainI8>(task);
 }
 void LinearBitmaskI8(const LinearTask& task) noexcept {
-  PanelI8Run<MaskedI8<false>>(task);
+  if (IsQuadMask(task.weight->spec)) {
+    PanelI8Run<QuadI8>(task);
+  } else {
+    PanelI8Run<MaskedI8<false>>(task);
+  }
 }
 void LinearNmI8(const LinearTask& task) noexcept {
   PanelI8Run<MaskedI8<true>>(task);

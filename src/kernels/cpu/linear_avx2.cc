@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "formats/block.h"
+#include "formats/index.h"
 #include "formats/panel.h"
 #include "kernels/activation.h"
 #include "kernels/cpu/linear_cpu.h"

@@ -25,6 +25,8 @@
   void LinearBitmaskU4(const LinearTask& task) noexcept;        \
   void LinearNmI4(const LinearTask& task) noexcept;             \
   void LinearNmU4(const LinearTask& task) noexcept;             \
+  XFormat LinearIndexX(const WeightSpec& spec, int64_t m);      \
+  void LinearIndexI8(const LinearTask& task) noexcept;          \
   XFormat LinearWeightOnlyX(const WeightSpec& spec, int64_t m); \
   void LinearWeightOnly(const LinearTask& task) noexcept;       \
   }

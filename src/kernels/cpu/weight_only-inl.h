@@ -149,6 +149,7 @@ void LinearWeightOnly(const LinearTask& task) noexcept {
       return plain ? Expanded<MathF32, ScaledExpander<PlainI4<true>>>(task)
                    : MaskedWeightOnly<MaskedU4>(task);
     default:
+      if (IsQuadMask(spec)) return Expanded<MathF32, ScaledExpander<QuadI8>>(task);
       return plain ? Expanded<MathF32, ScaledExpander<PlainI8>>(task)
                    : MaskedWeightOnly<MaskedI8>(task);
   }

@@ -266,6 +266,58 @@ HARROW_INLINE UnitI8 ExpandI8(Background, const void* p, uint64_t mask) {
   return {_mm256_set_m128i(w1, w0), _mm256_set_m128i(w3, w2)};
 }
 
+// Consecutive lanes of 4 bytes, less `offset`, where `mask` has bits, else 0.
+HARROW_INLINE __m256i ExpandEight(const void* p, uint32_t mask, __m256i offset) {
+  const __m256i lanes = _mm256_cvtepi8_epi32(
+      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandTables.bytes[mask])));
+  const __m256i values = _mm256_permutevar8x32_epi32(_mm256_xor_si256(Load32(p), offset), lanes);
+  return _mm256_andnot_si256(_mm256_srai_epi32(lanes, 31), values);
+}
+HARROW_INLINE Unit ExpandLanes(Background, const void* p, uint32_t mask) {
+  const uint32_t low = mask & 0xff;
+  const __m256i zero = _mm256_setzero_si256();
+  return {ExpandEight(p, low, zero),
+          ExpandEight(After(p, 4 * __builtin_popcount(low)), mask >> 8, zero)};
+}
+HARROW_INLINE UnitI8 ExpandLanesI8(Background, const void* p, uint32_t mask) {
+  const uint32_t low = mask & 0xff;
+  const __m256i offset = _mm256_set1_epi8(-128);
+  return {ExpandEight(p, low, offset),
+          ExpandEight(After(p, 4 * __builtin_popcount(low)), mask >> 8, offset)};
+}
+
+// Inputs of one token that steps of kIndex look up; in memory, 16 registers being too few.
+struct XTile {
+  const uint8_t* inputs;
+};
+constexpr int kIndexTokens = 1;
+HARROW_INLINE XTile LoadXTile(const void* p) {
+  return {static_cast<const uint8_t*>(p)};
+}
+// The inputs that 32 indices below 128 name, 16 inputs at a time. An index of others has a bit
+// above the lowest four after the xor, which the addition carries into the one that makes pshufb
+// give zero.
+HARROW_INLINE __m256i LookUp(const XTile& x, __m256i indices) {
+  __m256i found = _mm256_setzero_si256();
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const __m256i table = _mm256_broadcastsi128_si256(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(x.inputs + 16 * i)));
+    const __m256i relative = _mm256_xor_si256(indices, _mm256_set1_epi8(static_cast<char>(16 * i)));
+    found = _mm256_or_si256(
+        found, _mm256_shuffle_epi8(table, _mm256_add_epi8(relative, _mm256_set1_epi8(0x70))));
+  }
+  return found;
+}
+HARROW_INLINE I DotIndexed(I acc, const XTile& x, const std::byte* step) {
+  const UnitI8 codes = LoadI8(step + 64);
+  return {DotHalf(acc.a, codes.a, LookUp(x, Load32(step))),
+          DotHalf(acc.b, codes.b, LookUp(x, Load32(After(step, 32))))};
+}
+HARROW_INLINE I AddIndexedOffset(I acc, const std::byte*) {
+  return acc;
+}
+
 HARROW_INLINE uint32_t* AppendSetBits(uint32_t* out, uint32_t first, uint32_t bits) {
   for (; bits != 0; bits &= bits - 1)
     *out++ = first + static_cast<uint32_t>(__builtin_ctz(bits));

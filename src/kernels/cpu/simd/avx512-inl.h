@@ -211,6 +211,41 @@ HARROW_INLINE Unit ExpandBf16(Background b, const void* p, uint32_t mask) {
 HARROW_INLINE UnitI8 ExpandI8(Background b, const void* p, uint64_t mask) {
   return _mm512_mask_expand_epi8(b.value, mask, Pinned(_mm512_loadu_si512(p)));
 }
+// The same for lanes of 4 bytes.
+HARROW_INLINE Unit ExpandLanes(Background b, const void* p, uint32_t mask) {
+  return _mm512_mask_expand_epi32(b.value, static_cast<__mmask16>(mask),
+                                  Pinned(_mm512_loadu_si512(p)));
+}
+HARROW_INLINE UnitI8 ExpandLanesI8(Background b, const void* p, uint32_t mask) {
+  return ExpandLanes(b, p, mask);
+}
+
+// Inputs of one token that steps of kIndex look up, as x + 128: what is looked up must be the
+// unsigned factor, so that the correction, 128 times the codes, is the same for all tokens.
+struct XTile {
+  __m512i low, high;
+};
+// 2 registers a token, beside a sum and a result.
+constexpr int kIndexTokens = 4;
+HARROW_INLINE XTile LoadXTile(const void* p) {
+  const __m512i offset = _mm512_set1_epi8(-128);
+  const std::byte* from = static_cast<const std::byte*>(p);
+  return {_mm512_xor_si512(_mm512_loadu_si512(from), offset),
+          _mm512_xor_si512(_mm512_loadu_si512(from + 64), offset)};
+}
+// 64 codes q + 128 as q.
+HARROW_INLINE __m512i SignedCodes(const void* p) {
+  return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(-128));
+}
+// acc + x . w of a step: 64 indices below 128, then 64 codes, four to a row.
+HARROW_INLINE I DotIndexed(I acc, const XTile& x, const std::byte* step) {
+  const __m512i found = _mm512_permutex2var_epi8(x.low, _mm512_loadu_si512(step), x.high);
+  return DotI8(acc, found, SignedCodes(step + 64));
+}
+// acc + what DotIndexed adds too much.
+HARROW_INLINE I AddIndexedOffset(I acc, const std::byte* step) {
+  return DotI8(acc, _mm512_set1_epi8(-128), SignedCodes(step + 64));
+}
 
 // Appends first + i for each bit i; returns the end. Writes up to 64 bytes more.
 HARROW_INLINE uint32_t* AppendSetBits(uint32_t* out, uint32_t first, uint32_t bits) {
