@@ -31,26 +31,29 @@ bool Sparse(const LinearWeight& weight, int64_t m) {
   }
 
 // The entries of one tier.
-#define HARROW_TIER(tier, isa)                                                                    \
-  HARROW_SKIP_ENTRY(tier, isa, "bitmask_bf16", kBitmask, kBf16, LinearSkipBf16X,                  \
-                    LinearSkipBitmaskBf16, 64, 40),                                               \
-      HARROW_SKIP_ENTRY(tier, isa, "bitmask_i8", kBitmask, kI8, LinearSkipI8X,                    \
-                        LinearSkipBitmaskI8, 64, 20),                                             \
-      HARROW_ENTRY(tier, isa, "dense_bf16", kDense, kBf16, LinearDenseX, LinearDenseBf16),        \
-      HARROW_ENTRY(tier, isa, "dense_f16", kDense, kF16, LinearDenseX, LinearDenseF16),           \
-      HARROW_ENTRY(tier, isa, "dense_f32", kDense, kF32, LinearDenseX, LinearDenseF32),           \
-      HARROW_ENTRY(tier, isa, "dense_panel_i8", kDensePanel, kI8, LinearI8X, LinearDensePanelI8), \
-      HARROW_ENTRY(tier, isa, "dense_panel_i4", kDensePanel, kI4, LinearI8X, LinearDensePanelI4), \
-      HARROW_ENTRY(tier, isa, "dense_panel_u4", kDensePanel, kU4, LinearI8X, LinearDensePanelU4), \
-      HARROW_ENTRY(tier, isa, "bitmask_bf16", kBitmask, kBf16, LinearBf16X, LinearBitmaskBf16),   \
-      HARROW_ENTRY(tier, isa, "bitmask_i8", kBitmask, kI8, LinearI8X, LinearBitmaskI8),           \
-      HARROW_ENTRY(tier, isa, "bitmask_i4", kBitmask, kI4, LinearI8X, LinearBitmaskI4),           \
-      HARROW_ENTRY(tier, isa, "bitmask_u4", kBitmask, kU4, LinearI8X, LinearBitmaskU4),           \
-      HARROW_ENTRY(tier, isa, "nm_bf16", kNm, kBf16, LinearBf16X, LinearNmBf16),                  \
-      HARROW_ENTRY(tier, isa, "nm_i8", kNm, kI8, LinearI8X, LinearNmI8),                          \
-      HARROW_ENTRY(tier, isa, "nm_i4", kNm, kI4, LinearI8X, LinearNmI4),                          \
-      HARROW_ENTRY(tier, isa, "nm_u4", kNm, kU4, LinearI8X, LinearNmU4),                          \
-      HARROW_ENTRY(tier, isa, "block_bf16", kBlock, kBf16, LinearBf16X, LinearBlockBf16),         \
+#define HARROW_TIER(tier, isa)                                                                  \
+  HARROW_SKIP_ENTRY(tier, isa, "bitmask_bf16", kBitmask, kBf16, LinearSkipBf16X,                \
+                    LinearSkipBitmaskBf16, 64, 40),                                             \
+      HARROW_SKIP_ENTRY(tier, isa, "bitmask_i8", kBitmask, kI8, LinearSkipI8X,                  \
+                        LinearSkipBitmaskI8, 64, 20),                                           \
+      HARROW_ENTRY(tier, isa, "dense_bf16", kDense, kBf16, LinearDenseX, LinearDenseBf16),      \
+      HARROW_ENTRY(tier, isa, "dense_f16", kDense, kF16, LinearDenseX, LinearDenseF16),         \
+      HARROW_ENTRY(tier, isa, "dense_f32", kDense, kF32, LinearDenseX, LinearDenseF32),         \
+      HARROW_ENTRY(tier, isa, "dense_panel_i8", kDensePanel, kI8, LinearPanelI8X,               \
+                   LinearDensePanelI8),                                                         \
+      HARROW_ENTRY(tier, isa, "dense_panel_i4", kDensePanel, kI4, LinearPanelI8X,               \
+                   LinearDensePanelI4),                                                         \
+      HARROW_ENTRY(tier, isa, "dense_panel_u4", kDensePanel, kU4, LinearPanelI8X,               \
+                   LinearDensePanelU4),                                                         \
+      HARROW_ENTRY(tier, isa, "bitmask_bf16", kBitmask, kBf16, LinearBf16X, LinearBitmaskBf16), \
+      HARROW_ENTRY(tier, isa, "bitmask_i8", kBitmask, kI8, LinearPanelI8X, LinearBitmaskI8),    \
+      HARROW_ENTRY(tier, isa, "bitmask_i4", kBitmask, kI4, LinearPanelI8X, LinearBitmaskI4),    \
+      HARROW_ENTRY(tier, isa, "bitmask_u4", kBitmask, kU4, LinearPanelI8X, LinearBitmaskU4),    \
+      HARROW_ENTRY(tier, isa, "nm_bf16", kNm, kBf16, LinearBf16X, LinearNmBf16),                \
+      HARROW_ENTRY(tier, isa, "nm_i8", kNm, kI8, LinearPanelI8X, LinearNmI8),                   \
+      HARROW_ENTRY(tier, isa, "nm_i4", kNm, kI4, LinearPanelI8X, LinearNmI4),                   \
+      HARROW_ENTRY(tier, isa, "nm_u4", kNm, kU4, LinearPanelI8X, LinearNmU4),                   \
+      HARROW_ENTRY(tier, isa, "block_bf16", kBlock, kBf16, LinearBf16X, LinearBlockBf16),       \
       HARROW_ENTRY(tier, isa, "block_i8", kBlock, kI8, LinearI8X, LinearBlockI8)
 
 constexpr LinearKernel kLinear[] = {

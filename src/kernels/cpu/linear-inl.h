@@ -140,12 +140,13 @@ HARROW_INLINE TaskFn FusedI8Of(int64_t tokens, std::integer_sequence<int, kToken
 using RowTokens = std::make_integer_sequence<int, kRowTokens>;
 using FusedTokens = std::make_integer_sequence<int, kFusedTokens>;
 
-XFormat CellsX(XElement element, int32_t group, int64_t m, int few_tokens) {
+XFormat CellsX(XElement element, int32_t group, int64_t m, int few_tokens,
+               int many_tokens = kMicroTokens) {
   XFormat format;
   format.element = element;
   format.layout = XLayout::kCells;
   format.group = group;
-  format.block_tokens = m <= few_tokens ? few_tokens : kMicroTokens;
+  format.block_tokens = m <= few_tokens ? few_tokens : many_tokens;
   return format;
 }
 
@@ -163,6 +164,11 @@ XFormat LinearBf16X(const WeightSpec&, int64_t m) {
 
 XFormat LinearI8X(const WeightSpec& spec, int64_t m) {
   return CellsX(XElement::kI8, static_cast<int32_t>(ActivationGroup(spec.group)), m, kFusedTokens);
+}
+
+XFormat LinearPanelI8X(const WeightSpec& spec, int64_t m) {
+  return CellsX(XElement::kI8, static_cast<int32_t>(ActivationGroup(spec.group)), m, kFusedTokens,
+                kMicroTokensI8);
 }
 
 XFormat SkipX(XElement element, int32_t group) {

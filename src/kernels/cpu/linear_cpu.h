@@ -9,6 +9,7 @@
   XFormat LinearDenseX(const WeightSpec& spec, int64_t m);     \
   XFormat LinearBf16X(const WeightSpec& spec, int64_t m);      \
   XFormat LinearI8X(const WeightSpec& spec, int64_t m);        \
+  XFormat LinearPanelI8X(const WeightSpec& spec, int64_t m);   \
   void LinearDenseF32(const LinearTask& task) noexcept;        \
   void LinearDenseF16(const LinearTask& task) noexcept;        \
   void LinearDenseBf16(const LinearTask& task) noexcept;       \

@@ -19,6 +19,7 @@ struct UnitI8 {
 // 16 registers: 1 panel x 4 tokens = 8 sums, and the int8 product needs several temporaries.
 constexpr int kMicroPanels = 1;
 constexpr int kMicroTokens = 4;
+constexpr int kMicroTokensI8 = 4;
 constexpr int kFusedTokens = 4;
 constexpr int kRowTokens = 4;
 constexpr int kSkipSets = 1;
@@ -349,6 +350,18 @@ HARROW_INLINE uint32_t BitOfWords(const uint16_t* words, int bit) {
   const __m256i signs = _mm256_packs_epi16(_mm256_sll_epi16(Load32(words), shift),
                                            _mm256_sll_epi16(Load32(words + 16), shift));
   return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permute4x64_epi64(signs, 0xd8)));
+}
+// Puts 64 * (first + i) at `out` for each bit i, one behind the other.
+HARROW_INLINE void AppendPlaces(uint16_t* out, uint32_t first, uint32_t bits) {
+  for (; bits != 0; bits &= bits - 1)
+    *out++ = static_cast<uint16_t>(64 * (first + static_cast<uint32_t>(__builtin_ctz(bits))));
+}
+template <int k>
+HARROW_INLINE I ValueOf(const uint32_t* values) {
+  return BroadcastI(values + k);
+}
+HARROW_INLINE F AsF(I v) {
+  return {_mm256_castsi256_ps(v.a), _mm256_castsi256_ps(v.b)};
 }
 HARROW_INLINE void StoreSignedI8(void* p, UnitI8 v) {
   StoreExpandedI8(p, v);
