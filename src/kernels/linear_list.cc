@@ -1,6 +1,7 @@
 // Every linear kernel, fastest first. One line a kernel.
 #include "formats/panel.h"
 #include "kernels/cpu/linear_cpu.h"
+#include "kernels/linear.h"
 #include "kernels/linear_kernel.h"
 
 namespace harrow {
@@ -28,27 +29,51 @@ bool QuantizedPanels(const WeightSpec& spec) {
 #define HARROW_ENTRY(tier, isa, name, format, values, x, run) \
   { "linear." name "." #tier, isa, Is<FormatId::format, ValueType::values>, tier::x, tier::run }
 
+// Where passing over empty cells beats expanding them: decision 041.
+template <int64_t kMinM, int kMaxPercent>
+bool Sparse(const LinearWeight& weight, int64_t m) {
+  return m >= kMinM && StoredDensity(weight) * 100 <= kMaxPercent;
+}
+// Masks of single weights: cells of 1x4 blocks are not looked for.
+template <ValueType kValues>
+bool PlainMask(const WeightSpec& spec) {
+  return Is<FormatId::kBitmask, kValues>(spec) && !IsQuadMask(spec);
+}
+
+// An entry that passes over empty cells, for M and densities (in percent) where that pays.
+#define HARROW_SKIP_ENTRY(tier, isa, name, values, x, run, min_m, max_percent)            \
+  {                                                                                       \
+    "linear." name "_skip." #tier, isa, PlainMask<ValueType::values>, tier::x, tier::run, \
+        Sparse<min_m, max_percent>, tier::SkipScratchBytes                                \
+  }
+
 // The entries of one tier.
-#define HARROW_TIER(tier, isa)                                                                    \
-  HARROW_ENTRY(tier, isa, "dense_bf16", kDense, kBf16, LinearDenseX, LinearDenseBf16),            \
-      HARROW_ENTRY(tier, isa, "dense_f16", kDense, kF16, LinearDenseX, LinearDenseF16),           \
-      HARROW_ENTRY(tier, isa, "dense_f32", kDense, kF32, LinearDenseX, LinearDenseF32),           \
-      HARROW_ENTRY(tier, isa, "dense_panel_i8", kDensePanel, kI8, LinearI8X, LinearDensePanelI8), \
-      HARROW_ENTRY(tier, isa, "dense_panel_i4", kDensePanel, kI4, LinearI8X, LinearDensePanelI4), \
-      HARROW_ENTRY(tier, isa, "dense_panel_u4", kDensePanel, kU4, LinearI8X, LinearDensePanelU4), \
-      HARROW_ENTRY(tier, isa, "bitmask_bf16", kBitmask, kBf16, LinearBf16X, LinearBitmaskBf16),   \
-      HARROW_ENTRY(tier, isa, "bitmask_i8", kBitmask, kI8, LinearI8X, LinearBitmaskI8),           \
-      HARROW_ENTRY(tier, isa, "bitmask_i4", kBitmask, kI4, LinearI8X, LinearBitmaskI4),           \
-      HARROW_ENTRY(tier, isa, "bitmask_u4", kBitmask, kU4, LinearI8X, LinearBitmaskU4),           \
-      HARROW_ENTRY(tier, isa, "nm_bf16", kNm, kBf16, LinearBf16X, LinearNmBf16),                  \
-      HARROW_ENTRY(tier, isa, "nm_i8", kNm, kI8, LinearI8X, LinearNmI8),                          \
-      HARROW_ENTRY(tier, isa, "nm_i4", kNm, kI4, LinearI8X, LinearNmI4),                          \
-      HARROW_ENTRY(tier, isa, "nm_u4", kNm, kU4, LinearI8X, LinearNmU4),                          \
-      HARROW_ENTRY(tier, isa, "block_bf16", kBlock, kBf16, LinearBf16X, LinearBlockBf16),         \
-      HARROW_ENTRY(tier, isa, "block_i8", kBlock, kI8, LinearI8X, LinearBlockI8),                 \
-      HARROW_ENTRY(tier, isa, "index_i8", kIndex, kI8, LinearIndexX, LinearIndexI8), {            \
-    "linear.weight_only." #tier, isa, QuantizedPanels, tier::LinearWeightOnlyX,                   \
-        tier::LinearWeightOnly                                                                    \
+#define HARROW_TIER(tier, isa)                                                                     \
+  HARROW_SKIP_ENTRY(tier, isa, "bitmask_bf16", kBf16, LinearSkipBf16X, LinearSkipBitmaskBf16, 64,  \
+                    40),                                                                           \
+      HARROW_SKIP_ENTRY(tier, isa, "bitmask_i8", kI8, LinearSkipI8X, LinearSkipBitmaskI8, 64, 20), \
+      HARROW_ENTRY(tier, isa, "dense_bf16", kDense, kBf16, LinearDenseX, LinearDenseBf16),         \
+      HARROW_ENTRY(tier, isa, "dense_f16", kDense, kF16, LinearDenseX, LinearDenseF16),            \
+      HARROW_ENTRY(tier, isa, "dense_f32", kDense, kF32, LinearDenseX, LinearDenseF32),            \
+      HARROW_ENTRY(tier, isa, "dense_panel_i8", kDensePanel, kI8, LinearPanelI8X,                  \
+                   LinearDensePanelI8),                                                            \
+      HARROW_ENTRY(tier, isa, "dense_panel_i4", kDensePanel, kI4, LinearPanelI8X,                  \
+                   LinearDensePanelI4),                                                            \
+      HARROW_ENTRY(tier, isa, "dense_panel_u4", kDensePanel, kU4, LinearPanelI8X,                  \
+                   LinearDensePanelU4),                                                            \
+      HARROW_ENTRY(tier, isa, "bitmask_bf16", kBitmask, kBf16, LinearBf16X, LinearBitmaskBf16),    \
+      HARROW_ENTRY(tier, isa, "bitmask_i8", kBitmask, kI8, LinearPanelI8X, LinearBitmaskI8),       \
+      HARROW_ENTRY(tier, isa, "bitmask_i4", kBitmask, kI4, LinearPanelI8X, LinearBitmaskI4),       \
+      HARROW_ENTRY(tier, isa, "bitmask_u4", kBitmask, kU4, LinearPanelI8X, LinearBitmaskU4),       \
+      HARROW_ENTRY(tier, isa, "nm_bf16", kNm, kBf16, LinearBf16X, LinearNmBf16),                   \
+      HARROW_ENTRY(tier, isa, "nm_i8", kNm, kI8, LinearPanelI8X, LinearNmI8),                      \
+      HARROW_ENTRY(tier, isa, "nm_i4", kNm, kI4, LinearPanelI8X, LinearNmI4),                      \
+      HARROW_ENTRY(tier, isa, "nm_u4", kNm, kU4, LinearPanelI8X, LinearNmU4),                      \
+      HARROW_ENTRY(tier, isa, "block_bf16", kBlock, kBf16, LinearBf16X, LinearBlockBf16),          \
+      HARROW_ENTRY(tier, isa, "block_i8", kBlock, kI8, LinearI8X, LinearBlockI8),                  \
+      HARROW_ENTRY(tier, isa, "index_i8", kIndex, kI8, LinearIndexX, LinearIndexI8), {             \
+    "linear.weight_only." #tier, isa, QuantizedPanels, tier::LinearWeightOnlyX,                    \
+        tier::LinearWeightOnly                                                                     \
   }
 
 constexpr LinearKernel kLinear[] = {

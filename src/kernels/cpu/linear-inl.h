@@ -10,6 +10,7 @@
 // - Fused*: panel weights, few tokens. A decoder yields units straight into registers.
 // - Expanded*: many tokens. A pair of panels is expanded, kExpandUnits cells at a time, into
 //   first-level cache, and one micro-kernel runs over all token blocks, whatever the format was.
+// - Skip*: very sparse panel weights, many tokens. Only cells with a non-zero are visited.
 // - Blocks*: block weights, any number of tokens. Only stored units are visited.
 // - IndexPanel: weights with an index each, any number of tokens. Each step looks its x up.
 // Quantized weights whose activations stay BF16 take the third (weight_only-inl.h).
@@ -115,6 +116,8 @@ HARROW_INLINE void StoreLanes(float* y, F value, int64_t lanes) {
 //
 #include "kernels/cpu/many_tokens-inl.h"
 //
+#include "kernels/cpu/skip_cells-inl.h"
+//
 #include "kernels/cpu/blocks-inl.h"
 //
 #include "kernels/cpu/index-inl.h"
@@ -141,12 +144,13 @@ HARROW_INLINE TaskFn FusedI8Of(int64_t tokens, std::integer_sequence<int, kToken
 using RowTokens = std::make_integer_sequence<int, kRowTokens>;
 using FusedTokens = std::make_integer_sequence<int, kFusedTokens>;
 
-XFormat CellsX(XElement element, int32_t group, int64_t m, int few_tokens) {
+XFormat CellsX(XElement element, int32_t group, int64_t m, int few_tokens,
+               int many_tokens = kMicroTokens) {
   XFormat format;
   format.element = element;
   format.layout = XLayout::kCells;
   format.group = group;
-  format.block_tokens = m <= few_tokens ? few_tokens : kMicroTokens;
+  format.block_tokens = m <= few_tokens ? few_tokens : many_tokens;
   return format;
 }
 
@@ -164,6 +168,27 @@ XFormat LinearBf16X(const WeightSpec&, int64_t m) {
 
 XFormat LinearI8X(const WeightSpec& spec, int64_t m) {
   return CellsX(XElement::kI8, static_cast<int32_t>(ActivationGroup(spec.group)), m, kFusedTokens);
+}
+
+XFormat LinearPanelI8X(const WeightSpec& spec, int64_t m) {
+  return CellsX(XElement::kI8, static_cast<int32_t>(ActivationGroup(spec.group)), m, kFusedTokens,
+                kMicroTokensI8);
+}
+
+XFormat SkipX(XElement element, int32_t group) {
+  XFormat format;
+  format.element = element;
+  format.layout = XLayout::kTiles;
+  format.group = group;
+  format.block_tokens = kSkipTile;
+  return format;
+}
+XFormat LinearSkipBf16X(const WeightSpec&, int64_t) {
+  return SkipX(MathBf16::kElement, 0);
+}
+XFormat LinearSkipI8X(const WeightSpec& spec, int64_t) {
+  return SkipX(kOffsetWeights ? XElement::kU8 : XElement::kI8,
+               static_cast<int32_t>(ActivationGroup(spec.group)));
 }
 
 template <class Math, class Loader>
@@ -248,6 +273,13 @@ void LinearBlockBf16(const LinearTask& task) noexcept {
 }
 void LinearBlockI8(const LinearTask& task) noexcept {
   RunBlocks<ValueType::kI8, 4>(task);
+}
+
+void LinearSkipBitmaskBf16(const LinearTask& task) noexcept {
+  SkipCellsRun<SkipBf16<MaskedBf16<false>>>(task);
+}
+void LinearSkipBitmaskI8(const LinearTask& task) noexcept {
+  SkipCellsRun<SkipI8<MaskedI8<false>>>(task);
 }
 
 #include "kernels/cpu/weight_only-inl.h"

@@ -9,6 +9,7 @@
   XFormat LinearDenseX(const WeightSpec& spec, int64_t m);      \
   XFormat LinearBf16X(const WeightSpec& spec, int64_t m);       \
   XFormat LinearI8X(const WeightSpec& spec, int64_t m);         \
+  XFormat LinearPanelI8X(const WeightSpec& spec, int64_t m);    \
   void LinearDenseF32(const LinearTask& task) noexcept;         \
   void LinearDenseF16(const LinearTask& task) noexcept;         \
   void LinearDenseBf16(const LinearTask& task) noexcept;        \
@@ -25,6 +26,11 @@
   void LinearBitmaskU4(const LinearTask& task) noexcept;        \
   void LinearNmI4(const LinearTask& task) noexcept;             \
   void LinearNmU4(const LinearTask& task) noexcept;             \
+  XFormat LinearSkipBf16X(const WeightSpec& spec, int64_t m);   \
+  XFormat LinearSkipI8X(const WeightSpec& spec, int64_t m);     \
+  int64_t SkipScratchBytes(int64_t m, int64_t k);               \
+  void LinearSkipBitmaskBf16(const LinearTask& task) noexcept;  \
+  void LinearSkipBitmaskI8(const LinearTask& task) noexcept;    \
   XFormat LinearIndexX(const WeightSpec& spec, int64_t m);      \
   void LinearIndexI8(const LinearTask& task) noexcept;          \
   XFormat LinearWeightOnlyX(const WeightSpec& spec, int64_t m); \

@@ -102,57 +102,53 @@ template <int... i>
 HARROW_INLINE void StoreAll(const I* acc, I* sums, Ints<i...>) {
   ((sums[i] = acc[i]), ...);
 }
-HARROW_INLINE void AddScaled(float* y, bool first, I sum, F scale) {
-  StoreF(y, Fma(ToF(sum), scale, first ? ZeroF() : LoadF(y)));
-}
+// sums of floats += integer sums * their scales.
 template <int P, int T, int... i>
-HARROW_INLINE void EndGroups(const I* acc, F scale0, F scale1, const float* x_scales, bool first,
-                             float* tile, Ints<i...>) {
-  (AddScaled(tile + i % T * kTaskRows + i / T * kPanelRows, first, acc[i],
-             Mul(i < T ? scale0 : scale1, BroadcastF(x_scales + i % T))),
+HARROW_INLINE void EndGroups(F* out, const I* acc, F scale0, F scale1, const float* x_scales,
+                             Ints<i...>) {
+  ((out[i] = Fma(ToF(acc[i]), Mul(i < T ? scale0 : scale1, BroadcastF(x_scales + i % T)), out[i])),
    ...);
 }
 
-// The integer sums of one group; the inner loop, alone so that its sums stay in registers.
-template <int P, int T>
-HARROW_INLINE void GroupSums(const std::byte* w0, const std::byte* w1, const std::byte* x,
-                             int64_t units, const int32_t* corrections, const Ahead& ahead,
-                             int64_t first_unit, I* sums) noexcept {
-  I acc[P * T];
-  BeginGroups<P, T>(acc, corrections, Count<P * T>());
-  int64_t unit = 0;
-  do {
-    const UnitI8 a = LoadExpandedI8(w0);
-    const UnitI8 b = P == 2 ? LoadExpandedI8(w1) : a;
-    w0 += 64;
-    w1 += 64;
-    StepCellI8<P>(acc, a, b, x, Count<T>());
-    x += 4 * T;
-    Fetch<P>(ahead, first_unit + unit);
-  } while (++unit != units);
-  StoreAll(acc, sums, Count<P * T>());
-}
-
+// The float sums stay in registers beside the integer ones, which is why blocks of tokens are
+// smaller here (kMicroTokensI8).
 template <int P, int T>
 void MicroKernelI8(const I8Slice& s, Ahead ahead, float* tile) noexcept {
-  int64_t done = 0;
+  F out[P * T];
+  if (s.first_group == 0) {
+    Clear(out, ZeroF(), Count<P * T>());
+  } else {
+    LoadTile<P, T>(out, tile, Count<P * T>());
+  }
+  const std::byte* w0 = s.w[0];
+  const std::byte* w1 = s.w[P - 1];
+  const std::byte* x = s.x;
+  int64_t unit = 0;
   for (int64_t group = s.first_group; group < s.first_group + s.groups; ++group) {
-    const int64_t units = s.units - done < s.group_units ? s.units - done : s.group_units;
-    I sums[P * T];
-    GroupSums<P, T>(s.w[0] + 64 * done, s.w[P - 1] + 64 * done, s.x + 4 * T * done, units,
-                    s.corrections + group * T, ahead, done, sums);
-    done += units;
+    const int64_t end = s.units - unit < s.group_units ? s.units : unit + s.group_units;
+    I acc[P * T];
+    BeginGroups<P, T>(acc, s.corrections + group * T, Count<P * T>());
+    do {
+      const UnitI8 a = LoadExpandedI8(w0);
+      const UnitI8 b = P == 2 ? LoadExpandedI8(w1) : a;
+      w0 += 64;
+      w1 += 64;
+      StepCellI8<P>(acc, a, b, x, Count<T>());
+      x += 4 * T;
+      Fetch<P>(ahead, unit);
+    } while (++unit != end);
     const int64_t lanes_at = group / s.per_scale * kPanelRows;
     if (s.zeros[0] != nullptr) {
       const I shifts[2] = {ZeroShift(LoadBytes(s.zeros[0] + lanes_at)),
                            ZeroShift(LoadBytes(s.zeros[P - 1] + lanes_at))};
-      AddZeros<T>(sums, shifts, s.corrections + group * T, Count<P * T>());
+      AddZeros<T>(acc, shifts, s.corrections + group * T, Count<P * T>());
     }
     const F inverse = BroadcastF(&s.inverse);
-    EndGroups<P, T>(sums, Mul(LoadBf16(s.scales[0] + 2 * lanes_at), inverse),
+    EndGroups<P, T>(out, acc, Mul(LoadBf16(s.scales[0] + 2 * lanes_at), inverse),
                     Mul(LoadBf16(s.scales[P - 1] + 2 * lanes_at), inverse), s.x_scales + group * T,
-                    group == 0, tile, Count<P * T>());
+                    Count<P * T>());
   }
+  StoreToTile<P, T>(out, tile, Count<P * T>());
 }
 
 using MicroFn = void (*)(const std::byte* const*, const std::byte*, int64_t, bool, Ahead,
@@ -170,6 +166,7 @@ HARROW_INLINE MicroI8Fn MicroI8Of(int64_t tokens, std::integer_sequence<int, kTo
   return kTable[tokens - 1];
 }
 using MicroTokens = std::make_integer_sequence<int, kMicroTokens>;
+using MicroTokensI8 = std::make_integer_sequence<int, kMicroTokensI8>;
 
 // Copies the finished tile of `lanes` rows from `row` on to y.
 HARROW_INLINE void StoreTile(const LinearTask& task, const float* tile, int64_t row,
@@ -398,8 +395,8 @@ void ExpandedI8(const LinearTask& task) noexcept {
         slice.x = x.values + (token * x.units + begin * tokens) * 4;
         slice.x_scales = x.scales + token * x.groups;
         slice.corrections = x.corrections + token * x.groups;
-        const MicroI8Fn micro = panels == 1 ? MicroI8Of<1>(tokens, MicroTokens())
-                                            : MicroI8Of<kMicroPanels>(tokens, MicroTokens());
+        const MicroI8Fn micro = panels == 1 ? MicroI8Of<1>(tokens, MicroTokensI8())
+                                            : MicroI8Of<kMicroPanels>(tokens, MicroTokensI8());
         micro(slice, ahead, scratch.tile + token * kTaskRows);
         ahead.step = ahead.turn = 0;
       }
