@@ -26,7 +26,7 @@ struct Session::Impl {
       : model(m),
         capacity(capacity_tokens),
         batch(batch_tokens),
-        kv(NewContiguousKv(m->config(), m->config().layers, capacity_tokens)),
+        kv(NewKvCache(m->config(), m->config().layers, capacity_tokens)),
         state(NewForwardState(pool, batch_tokens)) {}
 
   Status Check(const int32_t* ids, int64_t count) const {
