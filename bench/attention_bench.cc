@@ -43,8 +43,9 @@ HARROW_TARGET_BEGIN("avx512f,avx512bf16")
 // 24 sums: more than latency and ports can keep busy.
 __attribute__((noinline)) void Bf16Loop(int64_t rounds) {
   __m512 sum[24];
-  for (__m512& s : sum)
-    s = _mm512_setzero_ps();
+#pragma GCC unroll 24
+  for (int j = 0; j < 24; ++j)
+    sum[j] = _mm512_setzero_ps();
   __m512i x = _mm512_set1_epi32(1);
   __asm__ volatile("" : "+v"(x));
   for (int64_t i = 0; i < rounds; ++i) {

@@ -9,24 +9,33 @@
 // may lag behind the true one by this much, so that rows are seldom rescaled.
 constexpr float kLag = 8;
 
+// Lines asked for while a row's weights are computed: about what memory delivers meanwhile.
+constexpr int kFetchedByRow = 8;
+
 HARROW_INLINE F Constant(float value) {
   return BroadcastF(&value);
 }
 
-// 2^x for x <= 128, 0 for x < -126.5; the series of 2^r, |r| <= 1/2, to the 6th power (relative
-// error 1.2e-7) or to the 5th (2.5e-6) where the result is rounded anyway.
+// 2^x for x <= 127, 0 far below and for -inf: 2^floor(x) times the polynomial that is nearest to
+// 2^r, 0 <= r < 1, relative to it; of degree 5 (error 9e-8) or, where the result is rounded anyway,
+// 4 (2.7e-6).
 template <bool kExact>
 HARROW_INLINE F Exp2(F x) {
-  const F n = RoundF(x);
-  const F r = Sub(x, n);
-  F p = Constant(1.3333558146e-3f);
-  if constexpr (kExact) p = Fma(Constant(1.5403530393e-4f), r, p);
-  p = Fma(p, r, Constant(9.6181291076e-3f));
-  p = Fma(p, r, Constant(5.5504108665e-2f));
-  p = Fma(p, r, Constant(2.4022650696e-1f));
-  p = Fma(p, r, Constant(6.9314718056e-1f));
-  p = Fma(p, r, Constant(1.0f));
-  return TimesPow2OrZero(p, n);
+  const F r = Fraction(x);
+  F p;
+  if constexpr (kExact) {
+    p = Fma(r, Constant(1.8775767e-3f), Constant(8.9893397e-3f));
+    p = Fma(p, r, Constant(5.5826318e-2f));
+    p = Fma(p, r, Constant(2.4015361e-1f));
+    p = Fma(p, r, Constant(6.9315308e-1f));
+    p = Fma(p, r, Constant(0.99999994f));
+  } else {
+    p = Fma(r, Constant(1.35341678e-2f), Constant(5.2011460e-2f));
+    p = Fma(p, r, Constant(2.41442755e-1f));
+    p = Fma(p, r, Constant(6.9300383e-1f));
+    p = Fma(p, r, Constant(1.0000026f));
+  }
+  return TimesPow2Floor(p, x);
 }
 
 // ---- the element types: Line is 64 bytes of cache, Cell the matching query or weight cell for all
@@ -382,47 +391,83 @@ struct BlockView {
   bool last;              // rows see AttentionTile::last_keys() of it
 };
 
-template <class Cache, int kRows, bool kFetch>
-void AttendRows(const AttentionTile& tile, const BlockView& view, int64_t row,
-                const AttentionScratch& scratch, const AttentionState& state) {
-  const KvLayout& layout = tile.problem->kv.layout;
-  const int64_t dim = layout.padded_dim;
-  const auto* scales = reinterpret_cast<const float*>(view.block + layout.scales_at);
-  ScoreRows<Cache, kRows, kFetch>(view.block, layout.key_cells,
-                                  scratch.queries + row * layout.key_cells * Cache::kCellBytes,
-                                  view.block + layout.values_at, scales, scratch.query_scales + row,
-                                  scratch.corrections + row, scratch.scores);
-  MixScale mix[kRows];
-  for (int r = 0; r < kRows; ++r) {
-    mix[r] = WeighRow<Cache>(
-        scratch.scores + r * kKvBlockTokens, view.last ? tile.last_keys(row + r) : kKvBlockTokens,
-        dim, scales + kKvBlockTokens, state.maxima + row + r, scratch.lane_sums + (row + r) * 16,
-        state.output + (row + r) * dim, scratch.weights + r * Cache::kWeightBytes);
-  }
-  constexpr int kVecs = Vecs<Cache>(kRows, kRows <= 2 ? 8 : 4);
-  const std::byte* values = view.block + layout.values_at;
-  float* output = state.output + row * dim;
-  int64_t d = 0;
+// Dimensions from d on, kVecs vectors at a time and the rest by fewer.
+template <class Cache, int kRows, int kVecs, bool kFetch>
+void MixRows(const BlockView& view, const std::byte* values, int64_t d, int64_t dim,
+             const std::byte* weights, const MixScale* scales, float* output) {
   for (; d + 16 * kVecs <= dim; d += 16 * kVecs) {
-    MixTile<Cache, kRows, kVecs, kFetch>(values + 4 * d, 4 * dim, view.cells, scratch.weights, mix,
+    MixTile<Cache, kRows, kVecs, kFetch>(values + 4 * d, 4 * dim, view.cells, weights, scales,
                                          view.next + 4 * d, output + d, dim);
   }
-  for (; d < dim; d += 16) {
-    MixTile<Cache, kRows, 1, kFetch>(values + 4 * d, 4 * dim, view.cells, scratch.weights, mix,
-                                     view.next + 4 * d, output + d, dim);
+  if constexpr (kVecs > 1)
+    MixRows<Cache, kRows, kVecs / 2, kFetch>(view, values, d, dim, weights, scales, output);
+}
+
+// The rows of a group, of which there are kRows or fewer.
+template <class Cache, int kRows>
+void ScoreGroup(int64_t rows, const KvLayout& layout, const BlockView& view, int64_t row,
+                const AttentionScratch& scratch) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return ScoreGroup<Cache, kRows - 1>(rows, layout, view, row, scratch);
   }
+  const std::byte* queries = scratch.queries + row * layout.key_cells * Cache::kCellBytes;
+  const std::byte* values = view.block + layout.values_at;
+  const auto* scales = reinterpret_cast<const float*>(view.block + layout.scales_at);
+  const auto score = row == 0 ? ScoreRows<Cache, kRows, true> : ScoreRows<Cache, kRows, false>;
+  score(view.block, layout.key_cells, queries, values, scales, scratch.query_scales + row,
+        scratch.corrections + row, scratch.scores);
 }
 
 template <class Cache, int kRows>
-void AttendGroup(int rows, const AttentionTile& tile, const BlockView& view, int64_t row,
-                 const AttentionScratch& scratch, const AttentionState& state) {
+void MixGroup(int64_t rows, const KvLayout& layout, const BlockView& view, int64_t row,
+              const std::byte* weights, const MixScale* scales, float* output) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return AttendGroup<Cache, kRows - 1>(rows, tile, view, row, scratch, state);
+    if (rows < kRows) {
+      return MixGroup<Cache, kRows - 1>(rows, layout, view, row, weights, scales, output);
+    }
   }
-  if (row == 0) {
-    AttendRows<Cache, kRows, true>(tile, view, row, scratch, state);
-  } else {
-    AttendRows<Cache, kRows, false>(tile, view, row, scratch, state);
+  constexpr int kVecs = Vecs<Cache>(kRows, kRows <= 2 ? 8 : 4);
+  const auto mix =
+      row == 0 ? MixRows<Cache, kRows, kVecs, true> : MixRows<Cache, kRows, kVecs, false>;
+  mix(view, view.block + layout.values_at, 0, layout.padded_dim, weights, scales, output);
+}
+
+// A tile's rows in groups of equal size.
+template <class Cache>
+int64_t GroupBegin(int64_t group, int64_t rows) {
+  const int64_t groups = (rows + kGroupRows<Cache> - 1) / kGroupRows<Cache>;
+  return group < groups ? group * rows / groups : rows;
+}
+
+template <class Cache>
+void AttendBlock(const AttentionTile& tile, const BlockView& view, const AttentionScratch& scratch,
+                 const AttentionState& state) {
+  const KvLayout& layout = tile.problem->kv.layout;
+  const int64_t rows = tile.rows(), dim = layout.padded_dim;
+  const auto* scales = reinterpret_cast<const float*>(view.block + layout.scales_at);
+  int64_t row = 0, end = GroupBegin<Cache>(1, rows);
+  ScoreGroup<Cache, kGroupRows<Cache>>(end, layout, view, 0, scratch);
+  for (int64_t group = 1; row < rows; ++group) {
+    MixScale mix[kMaxGroupRows];
+    for (int64_t i = row; i < end; ++i) {
+      if (row == 0) {
+#pragma GCC unroll 8
+        for (int line = 0; line < kFetchedByRow; ++line)
+          __builtin_prefetch(view.next + (i * kFetchedByRow + line) * 64, 0, 3);
+      }
+      mix[i - row] = WeighRow<Cache>(scratch.scores + (i - row) * kKvBlockTokens,
+                                     view.last ? tile.last_keys(i) : kKvBlockTokens, dim,
+                                     scales + kKvBlockTokens, state.maxima + i,
+                                     scratch.lane_sums + i * 16, state.output + i * dim,
+                                     scratch.weights + (i - row) * Cache::kWeightBytes);
+    }
+    // The next scores before this mixture: they do not wait for the last of these weights.
+    const int64_t next = GroupBegin<Cache>(group + 1, rows);
+    if (end < rows) ScoreGroup<Cache, kGroupRows<Cache>>(next - end, layout, view, end, scratch);
+    MixGroup<Cache, kGroupRows<Cache>>(end - row, layout, view, row, scratch.weights, mix,
+                                       state.output + row * dim);
+    row = end;
+    end = next;
   }
 }
 
@@ -472,7 +517,6 @@ void AttendSpan(const AttentionTile& tile, int64_t span, const AttentionScratch&
                 const AttentionState& state) {
   const KvView& kv = tile.problem->kv;
   const int64_t rows = tile.rows(), dim = kv.layout.padded_dim;
-  const int64_t groups = (rows + kGroupRows<Cache> - 1) / kGroupRows<Cache>;
   for (int64_t i = 0; i < rows; ++i)
     state.maxima[i] = -__builtin_inff();
   for (int64_t i = 0; i < rows * 16; i += 16)
@@ -487,11 +531,7 @@ void AttendSpan(const AttentionTile& tile, int64_t span, const AttentionScratch&
     view.last = i + 1 == tile.count;
     const int64_t seen = view.last ? tile.last_keys(rows - 1) : kKvBlockTokens;
     view.cells = (seen + kv.layout.cell_values - 1) / kv.layout.cell_values;
-    for (int64_t group = 0; group < groups; ++group) {
-      const int64_t row = group * rows / groups;
-      AttendGroup<Cache, kGroupRows<Cache>>(static_cast<int>((group + 1) * rows / groups - row),
-                                            tile, view, row, scratch, state);
-    }
+    AttendBlock<Cache>(tile, view, scratch, state);
   }
   for (int64_t row = 0; row < rows; ++row)
     state.sums[row] = Sum(LoadF(scratch.lane_sums + row * 16));
@@ -503,14 +543,14 @@ void AttendTile(const AttentionTile& tile, int64_t first, int64_t last, float* m
   const KvLayout& layout = tile.problem->kv.layout;
   const int64_t rows = tile.rows(), dim = layout.padded_dim;
   const AttentionScratch scratch(memory, rows, layout);
-  const int64_t groups = (rows + kGroupRows<Cache> - 1) / kGroupRows<Cache>;
   const int64_t row_bytes = layout.key_cells * Cache::kCellBytes;
-  for (int64_t group = 0; group < groups; ++group) {
-    const int64_t begin = group * rows / groups, end = (group + 1) * rows / groups;
+  for (int64_t group = 0, begin = 0; begin < rows; ++group) {
+    const int64_t end = GroupBegin<Cache>(group + 1, rows);
     for (int64_t row = begin; row < end; ++row) {
       PackQuery<Cache>(tile, row, scratch, (end - begin) * Cache::kCellBytes,
                        scratch.queries + begin * row_bytes + (row - begin) * Cache::kCellBytes);
     }
+    begin = end;
   }
   for (int64_t span = first; span < last; ++span) {
     if (states != nullptr) {

@@ -407,20 +407,20 @@ HARROW_INLINE F KeepLanes(F v, int64_t n, F rest) {
   return {_mm256_blendv_ps(rest.a, v.a, _mm256_castsi256_ps(low)),
           _mm256_blendv_ps(rest.b, v.b, _mm256_castsi256_ps(high))};
 }
-// To nearest even.
-HARROW_INLINE F RoundF(F v) {
-  constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-  return {_mm256_round_ps(v.a, kMode), _mm256_round_ps(v.b, kMode)};
+// v - floor(v).
+HARROW_INLINE F Fraction(F v) {
+  return {_mm256_sub_ps(v.a, _mm256_floor_ps(v.a)), _mm256_sub_ps(v.b, _mm256_floor_ps(v.b))};
 }
-// x * 2^n for integral n <= 127 or NaN; 0 for n < -126, even if x is NaN.
-HARROW_INLINE __m256 TimesPow2OrZeroHalf(__m256 x, __m256 n) {
-  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+// x * 2^floor(n) for n <= 127 or NaN; 0 for n < -126, even if x is NaN.
+HARROW_INLINE __m256 TimesPow2FloorHalf(__m256 x, __m256 n) {
+  const __m256i exponent =
+      _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_floor_ps(n)), _mm256_set1_epi32(127));
   const __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
   const __m256 normal = _mm256_cmp_ps(n, _mm256_set1_ps(-126.0f), _CMP_NLT_UQ);
   return _mm256_and_ps(_mm256_mul_ps(x, power), normal);
 }
-HARROW_INLINE F TimesPow2OrZero(F x, F n) {
-  return {TimesPow2OrZeroHalf(x.a, n.a), TimesPow2OrZeroHalf(x.b, n.b)};
+HARROW_INLINE F TimesPow2Floor(F x, F n) {
+  return {TimesPow2FloorHalf(x.a, n.a), TimesPow2FloorHalf(x.b, n.b)};
 }
 template <int kBits>
 HARROW_INLINE I ShiftLeft(I v) {

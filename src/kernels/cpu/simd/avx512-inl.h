@@ -317,14 +317,13 @@ HARROW_INLINE F KeepLanes(F v, int64_t n, F rest) {
   const int count = static_cast<int>(n < 0 ? 0 : n > 16 ? 16 : n);
   return _mm512_mask_mov_ps(rest, static_cast<__mmask16>((1u << count) - 1), v);
 }
-// To nearest even.
-HARROW_INLINE F RoundF(F v) {
-  return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+// v - floor(v); a number for -inf.
+HARROW_INLINE F Fraction(F v) {
+  return _mm512_reduce_ps(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
 }
-// x * 2^n for integral n <= 127 or NaN; 0 for n < -126, even if x is NaN.
-HARROW_INLINE F TimesPow2OrZero(F x, F n) {
-  const __mmask16 normal = _mm512_cmp_ps_mask(n, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
-  return _mm512_maskz_scalef_ps(normal, x, n);
+// x * 2^floor(n) for n <= 127 or NaN; below -126 it may be 0, for -inf it is.
+HARROW_INLINE F TimesPow2Floor(F x, F n) {
+  return _mm512_scalef_ps(x, n);
 }
 template <int kBits>
 HARROW_INLINE I ShiftLeft(I v) {
