@@ -262,6 +262,7 @@ TEST_P(AttentionTier, MatchesFloat64) {
   for (const int threads : {1, 3}) {
     ThreadPool pool(threads);
     for (const Case& c : cases) {
+      if (threads == 3 && c.start + c.m <= 8 * kKvBlockTokens) continue;  // one span each
       for (const KvType type : kTypes) {
         SCOPED_TRACE(CaseName(c, type, threads));
         for (const double query_scale : {1.0, 12.0}) {  // 12: one key takes nearly all the weight

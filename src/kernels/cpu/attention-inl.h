@@ -419,6 +419,30 @@ void ScoreGroup(int64_t rows, const KvLayout& layout, const BlockView& view, int
 }
 
 template <class Cache, int kRows>
+void WeighGroup(int64_t rows, const AttentionTile& tile, const BlockView& view, int64_t row,
+                const AttentionScratch& scratch, const AttentionState& state, MixScale* mix) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows)
+      return WeighGroup<Cache, kRows - 1>(rows, tile, view, row, scratch, state, mix);
+  }
+  const KvLayout& layout = tile.problem->kv.layout;
+  const auto* scales = reinterpret_cast<const float*>(view.block + layout.scales_at);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    if (row == 0) {
+#pragma GCC unroll 8
+      for (int line = 0; line < kFetchedByRow; ++line)
+        __builtin_prefetch(view.next + (r * kFetchedByRow + line) * 64, 0, 3);
+    }
+    mix[r] = WeighRow<Cache>(
+        scratch.scores + r * kKvBlockTokens, view.last ? tile.last_keys(row + r) : kKvBlockTokens,
+        layout.padded_dim, scales + kKvBlockTokens, state.maxima + row + r,
+        scratch.lane_sums + (row + r) * 16, state.output + (row + r) * layout.padded_dim,
+        scratch.weights + r * Cache::kWeightBytes);
+  }
+}
+
+template <class Cache, int kRows>
 void MixGroup(int64_t rows, const KvLayout& layout, const BlockView& view, int64_t row,
               const std::byte* weights, const MixScale* scales, float* output) {
   if constexpr (kRows > 1) {
@@ -444,23 +468,11 @@ void AttendBlock(const AttentionTile& tile, const BlockView& view, const Attenti
                  const AttentionState& state) {
   const KvLayout& layout = tile.problem->kv.layout;
   const int64_t rows = tile.rows(), dim = layout.padded_dim;
-  const auto* scales = reinterpret_cast<const float*>(view.block + layout.scales_at);
   int64_t row = 0, end = GroupBegin<Cache>(1, rows);
   ScoreGroup<Cache, kGroupRows<Cache>>(end, layout, view, 0, scratch);
   for (int64_t group = 1; row < rows; ++group) {
     MixScale mix[kMaxGroupRows];
-    for (int64_t i = row; i < end; ++i) {
-      if (row == 0) {
-#pragma GCC unroll 8
-        for (int line = 0; line < kFetchedByRow; ++line)
-          __builtin_prefetch(view.next + (i * kFetchedByRow + line) * 64, 0, 3);
-      }
-      mix[i - row] = WeighRow<Cache>(scratch.scores + (i - row) * kKvBlockTokens,
-                                     view.last ? tile.last_keys(i) : kKvBlockTokens, dim,
-                                     scales + kKvBlockTokens, state.maxima + i,
-                                     scratch.lane_sums + i * 16, state.output + i * dim,
-                                     scratch.weights + (i - row) * Cache::kWeightBytes);
-    }
+    WeighGroup<Cache, kGroupRows<Cache>>(end - row, tile, view, row, scratch, state, mix);
     // The next scores before this mixture: they do not wait for the last of these weights.
     const int64_t next = GroupBegin<Cache>(group + 1, rows);
     if (end < rows) ScoreGroup<Cache, kGroupRows<Cache>>(next - end, layout, view, end, scratch);
