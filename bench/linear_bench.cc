@@ -11,7 +11,6 @@
 // stack of copies larger than any cache, in huge pages where there are any; with --mapped=1 from a
 // mapped file, as those of a loaded model.
 #include <benchmark/benchmark.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstring>
@@ -27,33 +26,17 @@
 #include "base/thread_pool.h"
 #include "formats/testing.h"
 #include "kernels/linear.h"
-#include "kernels/read_stream.h"
+#include "measure.h"
 #include "onednn_gemm.h"
 
 namespace harrow {
 namespace {
 
-int g_threads = 2;
-int64_t g_stack_bytes = int64_t{512} << 20;
-int g_rounds = 7;
-bool g_mapped = false;
+bench::Flags g_flags;
 
 ThreadPool& Pool() {
-  static ThreadPool pool(g_threads);
+  static ThreadPool pool(g_flags.threads);
   return pool;
-}
-
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-double Least(const std::vector<double>& values) {
-  return *std::min_element(values.begin(), values.end());
-}
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 // Copies of one packed weight, one after the other, that together exceed the caches.
@@ -73,7 +56,7 @@ struct Stack {
     for (size_t i = 0; i < count; ++i)
       std::memcpy(memory.data() + i * stride, weight.data.data(), weight.data.size());
     bytes = memory.span();
-    if (g_mapped) {
+    if (g_flags.mapped) {
       const std::string path = "linear_bench.tmp";
       std::ofstream(path, std::ios::binary)
           .write(reinterpret_cast<const char*>(memory.data()),
@@ -93,24 +76,15 @@ struct Stack {
   double bytes_each() const { return static_cast<double>(copies[0].data.size()); }
 };
 
-// Reads all of `memory` with every thread once.
-void ReadAll(std::span<const std::byte> memory) {
-  const size_t words = memory.size() / 8 / static_cast<size_t>(g_threads);
-  const auto* first = reinterpret_cast<const uint64_t*>(memory.data());
-  Pool().Run([&](int thread) {
-    benchmark::DoNotOptimize(ReadStream({first + words * static_cast<size_t>(thread), words}));
-  });
-}
-
 // Seconds for one product, averaged over the stack.
 double TimeStack(const Stack& stack, const std::vector<float>& x, int64_t m, std::vector<float>* y,
                  LinearScratch* scratch) {
-  const double begin = Seconds();
+  const double begin = bench::Seconds();
   for (const LinearWeight& weight : stack.copies) {
     const LinearOp op = {&weight, y->data(), weight.rows};
     Linear({&Pool(), scratch}, {&op, 1}, x.data(), weight.cols, m, weight.cols);
   }
-  return (Seconds() - begin) / static_cast<double>(stack.copies.size());
+  return (bench::Seconds() - begin) / static_cast<double>(stack.copies.size());
 }
 
 struct Case {
@@ -141,7 +115,7 @@ std::shared_ptr<const Stack> CachedStack(const std::string& spec, double density
 
 void Run(benchmark::State& state, const Case& c) {
   // Where arithmetic is the limit a smaller stack gives the same answer sooner.
-  const int64_t bytes = c.m >= 64 ? g_stack_bytes / 16 : g_stack_bytes;
+  const int64_t bytes = c.m >= 64 ? g_flags.stack_bytes / 16 : g_flags.stack_bytes;
   const WeightSpec spec = ParseSpec(c.spec).value();
   WeightSpec dense_spec = {FormatId::kDense, ValueType::kBf16};
   if (IsQuantized(spec.values)) dense_spec = {FormatId::kDensePanel, spec.values, spec.group};
@@ -165,11 +139,9 @@ void Run(benchmark::State& state, const Case& c) {
   std::vector<double> read_rates;
   std::vector<double> roofs;
   for (auto _ : state) {
-    for (int round = 0; round < g_rounds; ++round) {
+    for (int round = 0; round < g_flags.rounds; ++round) {
       const double seconds = TimeStack(*stack, x, c.m, &y, scratch.get());
-      const double begin = Seconds();
-      ReadAll(stack->bytes);
-      const double rate = static_cast<double>(stack->bytes.size()) / (Seconds() - begin);
+      const double rate = bench::ReadRate(&Pool(), stack->bytes);
       mine.push_back(seconds);
       read_rates.push_back(rate);
       roofs.push_back(stack->bytes_each() / seconds / rate);
@@ -179,27 +151,28 @@ void Run(benchmark::State& state, const Case& c) {
         if (c.m >= 64 && c.density == 1) rows_times.push_back(onednn->SecondsFromRows());
       }
     }
-    state.SetIterationTime(Median(mine));
+    state.SetIterationTime(bench::Median(mine));
   }
-  const double seconds = Median(mine);
+  const double seconds = bench::Median(mine);
   const double flops = 2.0 * static_cast<double>(c.m * c.rows * c.cols);
   state.counters["us"] = seconds * 1e6;
   state.counters["GB/s"] = stack->bytes_each() / seconds * 1e-9;
-  state.counters["read_GB/s"] = Median(read_rates) * 1e-9;
-  state.counters["roof"] = Median(roofs);
+  state.counters["read_GB/s"] = bench::Median(read_rates) * 1e-9;
+  state.counters["roof"] = bench::Median(roofs);
   state.counters["GFLOP/s"] = flops / seconds * 1e-9;
-  state.counters["x_dense"] = dense_times.empty() ? 1.0 : Median(dense_times) / seconds;
+  state.counters["x_dense"] = dense_times.empty() ? 1.0 : bench::Median(dense_times) / seconds;
   // The same from the best rounds alone: what a machine shared with other work can still tell.
-  state.counters["us_min"] = Least(mine) * 1e6;
-  state.counters["x_dense_min"] = dense_times.empty() ? 1.0 : Least(dense_times) / Least(mine);
-  state.counters["roof_min"] =
-      stack->bytes_each() / Least(mine) / *std::max_element(read_rates.begin(), read_rates.end());
+  state.counters["us_min"] = bench::Least(mine) * 1e6;
+  state.counters["x_dense_min"] =
+      dense_times.empty() ? 1.0 : bench::Least(dense_times) / bench::Least(mine);
+  state.counters["roof_min"] = stack->bytes_each() / bench::Least(mine) /
+                               *std::max_element(read_rates.begin(), read_rates.end());
   if (onednn != nullptr) {
-    const double opponent = Median(onednn_times);
+    const double opponent = bench::Median(onednn_times);
     state.counters["onednn_us"] = opponent * 1e6;
     state.counters["x_best"] =
-        std::min(opponent, dense_times.empty() ? seconds : Median(dense_times)) / seconds;
-    if (!rows_times.empty()) state.counters["rows_us"] = Median(rows_times) * 1e6;
+        std::min(opponent, dense_times.empty() ? seconds : bench::Median(dense_times)) / seconds;
+    if (!rows_times.empty()) state.counters["rows_us"] = bench::Median(rows_times) * 1e6;
   }
   state.SetLabel(std::string(LinearKernelName(stack->copies[0], c.m)));
 }
@@ -250,37 +223,11 @@ void RegisterAll() {
     Register(spec, 1, 5632, 2048, 1);
 }
 
-bool TakeFlag(const char* argument, const char* name, int64_t* value) {
-  const size_t length = std::strlen(name);
-  if (std::strncmp(argument, name, length) != 0) return false;
-  *value = std::atoll(argument + length);
-  return true;
-}
-
 }  // namespace
 }  // namespace harrow
 
 int main(int argc, char** argv) {
-  int64_t threads = harrow::g_threads;
-  int64_t stack_mb = harrow::g_stack_bytes >> 20;
-  int64_t rounds = harrow::g_rounds;
-  int64_t mapped = 0;
-  std::vector<char*> rest;
-  for (int i = 0; i < argc; ++i) {
-    if (!harrow::TakeFlag(argv[i], "--threads=", &threads) &&
-        !harrow::TakeFlag(argv[i], "--stack_mb=", &stack_mb) &&
-        !harrow::TakeFlag(argv[i], "--rounds=", &rounds) &&
-        !harrow::TakeFlag(argv[i], "--mapped=", &mapped)) {
-      rest.push_back(argv[i]);
-    }
-  }
-  harrow::g_threads = static_cast<int>(std::max<int64_t>(1, threads));
-  harrow::g_stack_bytes = std::max<int64_t>(1, stack_mb) << 20;
-  harrow::g_rounds = static_cast<int>(std::max<int64_t>(1, rounds));
-  harrow::g_mapped = mapped != 0;
-  int count = static_cast<int>(rest.size());
-  benchmark::Initialize(&count, rest.data());
-  if (benchmark::ReportUnrecognizedArguments(count, rest.data())) return 1;
+  if (!harrow::bench::Initialize(argc, argv, &harrow::g_flags)) return 1;
   harrow::RegisterAll();
   benchmark::RunSpecifiedBenchmarks();
   return 0;

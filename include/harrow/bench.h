@@ -24,6 +24,7 @@ struct BenchOptions {
   int64_t n_gen = 128;
   int64_t repetitions = 5;
   int64_t batch_size = 512;
+  std::string cache_type = "bf16";
   uint64_t seed = 0;
 
   template <class V>
@@ -39,6 +40,7 @@ struct BenchOptions {
     v("n_gen", n_gen, "tokens of the decode row (tg); 0: none", Limits{0, 1 << 24});
     v("repetitions", repetitions, "repetitions", Limits{1, 1000});
     v("batch_size", batch_size, "prompt tokens processed at once", Limits{1, 65536});
+    v("cache_type", cache_type, "element type of the KV cache: f32, bf16 or int8");
     v("seed", seed, "seed of random weights", Limits{0, 9007199254740992.0});
   }
 };
@@ -87,6 +89,7 @@ struct BenchReport {
   std::string isa;
   uint64_t l3_bytes = 0;
   uint64_t probe_bytes = 0;
+  std::string cache_type;
   std::vector<std::string> notes;
 
   template <class V>
@@ -96,6 +99,7 @@ struct BenchReport {
     v("isa", isa, "active instruction set");
     v("l3_bytes", l3_bytes, "last-level cache; 0: unknown");
     v("probe_bytes", probe_bytes, "size of the buffer of the bandwidth probe");
+    v("cache_type", cache_type, "element type of the KV cache");
     v("notes", notes, "what to know when reading the rows");
   }
 };

@@ -21,6 +21,7 @@ struct PerplexityOptions {
   std::string protocol = "gptq";
   int64_t seqlen = 0;
   int64_t limit = 0;
+  std::string cache_type = "f32";
 
   template <class V>
   void Visit(V&& v) {
@@ -31,6 +32,8 @@ struct PerplexityOptions {
       Limits{0, 1 << 24});
     v("limit", limit, "windows (of --ppl) or lines (of each --tasks file) at most; 0: all",
       Limits{0, 1e9});
+    v("cache_type", cache_type,
+      "element type of the KV cache: f32, bf16 or int8; f32 adds no error");
   }
 };
 
@@ -50,6 +53,7 @@ struct PerplexityReport {
   std::string text_hash;
   std::string tokenizer;
   std::vector<std::string> kernels;
+  std::string cache_type;
   int32_t threads = 0;
   double seconds = 0;
 
@@ -71,6 +75,7 @@ struct PerplexityReport {
     v("text_hash", text_hash, "its XXH3-64 hash");
     v("tokenizer", tokenizer, "kind of tokenizer");
     v("kernels", kernels, "kernels of a full batch");
+    v("cache_type", cache_type, "element type of the KV cache");
     v("threads", threads, "threads used");
     v("seconds", seconds, "wall-clock time of scoring");
   }
@@ -82,7 +87,8 @@ struct TaskOptions {
   std::vector<std::string> tasks;
   std::string bos = "model";
   std::string log_samples;
-  int64_t limit = 0;
+  int64_t limit = 0;               // not visited: PerplexityOptions has the flag
+  std::string cache_type = "f32";  // likewise
 
   template <class V>
   void Visit(V&& v) {
@@ -123,6 +129,7 @@ struct TaskReport {
   std::vector<std::string> files;
   std::vector<std::string> file_hashes;
   std::vector<std::string> kernels;
+  std::string cache_type;
   int32_t threads = 0;
   double seconds = 0;
 
@@ -134,6 +141,7 @@ struct TaskReport {
     v("files", files, "task files");
     v("file_hashes", file_hashes, "their XXH3-64 hashes");
     v("kernels", kernels, "kernels of a full batch");
+    v("cache_type", cache_type, "element type of the KV cache");
     v("threads", threads, "threads used");
     v("seconds", seconds, "wall-clock time of scoring");
   }
@@ -143,6 +151,7 @@ struct TaskReport {
 
 struct CompareOptions {
   std::string text;
+  std::string cache_type = "f32";
   int64_t seqlen = 0;
   int64_t limit = 0;
   int64_t n_prompt = 256;
@@ -153,6 +162,8 @@ struct CompareOptions {
   template <class V>
   void Visit(V&& v) {
     v("text", text, "text file for perplexity and divergence; without it accuracy is skipped");
+    v("cache_type", cache_type,
+      "KV cache of SPARSE where accuracy is measured (DENSE: f32): f32, bf16 or int8");
     v("seqlen", seqlen, "tokens a window; 0: the model's context but at most 2048",
       Limits{0, 1 << 24});
     v("limit", limit, "windows at most; 0: all", Limits{0, 1e9});
@@ -218,6 +229,7 @@ struct CompareReport {
   int64_t n_gen = 0;
   int64_t repetitions = 0;
   double min_seconds = 0;
+  std::string cache_type;
   int32_t threads = 0;
 
   template <class V>
@@ -247,6 +259,8 @@ struct CompareReport {
     v("n_gen", n_gen, "tokens of the decode measurement");
     v("repetitions", repetitions, "interleaved repetitions");
     v("min_seconds", min_seconds, "seconds that a repetition lasted at least");
+    v("cache_type", cache_type,
+      "element type of the KV cache of the sparse model where accuracy was measured");
     v("threads", threads, "threads used");
   }
 };

@@ -97,6 +97,7 @@ struct GenerateOptions {
   uint64_t seed = 0;
   int64_t ctx_size = 0;
   int64_t batch_size = 512;
+  std::string cache_type = "bf16";
   bool ignore_eos = false;
 
   template <class V>
@@ -113,6 +114,7 @@ struct GenerateOptions {
     v("seed", seed, "seed of the sampler", Limits{0, 9007199254740992.0});
     v("ctx_size", ctx_size, "context, tokens; 0: the model's own", Limits{0, 1e9});
     v("batch_size", batch_size, "prompt tokens processed at once", Limits{1, 65536});
+    v("cache_type", cache_type, "element type of the KV cache: f32, bf16 or int8");
     v("ignore_eos", ignore_eos, "go on after an end-of-text token");
   }
 };
@@ -126,6 +128,7 @@ struct GenerateReport {
   std::optional<double> prefill_tps;
   std::optional<double> decode_tps;
   std::vector<std::string> kernels;
+  std::string cache_type;
   int32_t threads = 0;
 
   template <class V>
@@ -138,6 +141,7 @@ struct GenerateReport {
     v("prefill_tps", prefill_tps, "prompt tokens per second");
     v("decode_tps", decode_tps, "new tokens per second, after the first");
     v("kernels", kernels, "kernels of one decoding step");
+    v("cache_type", cache_type, "element type of the KV cache");
     v("threads", threads, "threads used");
   }
 };

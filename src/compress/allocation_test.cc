@@ -369,7 +369,7 @@ TEST_F(AllocationTest, InputGroupsAreThoseOfTheForwardPass) {
   ASSERT_TRUE(model.ok());
   ThreadPool pool(1);
   auto state = NewForwardState(&pool);
-  auto kv = NewContiguousKv((*model)->config(), 1, 4);
+  auto kv = NewKvCache((*model)->config(), 1, 4);
   std::vector<float> hidden(4 * 64, 0.5f);
   GroupObserver observer;
   ASSERT_TRUE(

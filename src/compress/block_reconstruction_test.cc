@@ -172,7 +172,7 @@ TEST_F(BlockReconstructTest, TheHalvesAreTheModelsForwardPass) {
   const std::vector<float> x = Normals(kLength * c.hidden, 1, &rng);
   std::vector<float> expected = x;
   auto state = NewForwardState(&pool);
-  auto kv = NewContiguousKv(c, 1, kLength);
+  auto kv = NewKvCache(c, 1, kLength);
   ASSERT_TRUE(
       model->ForwardBlock(0, expected.data(), kLength, 0, kv.get(), 0, state.get(), nullptr).ok());
   BlockHalves halves(c, block.attention_norm, block.ffn_norm, kLength, &pool);

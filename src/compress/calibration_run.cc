@@ -10,7 +10,7 @@ Result<std::unique_ptr<CalibrationRun>> CalibrationRun::Start(const Model& model
   std::unique_ptr<CalibrationRun> run(new CalibrationRun(model, calibration));
   const int64_t length = calibration.sequence_length;
   run->sequence_.resize(static_cast<size_t>(length * model.config().hidden));
-  run->kv_ = NewContiguousKv(model.config(), 1, length);
+  run->kv_ = NewKvCache(model.config(), 1, length);
   HARROW_ASSIGN_OR_RETURN(run->hidden_,
                           HiddenStore::Create(calibration.samples(),
                                               static_cast<int64_t>(run->sequence_.size()), folder));

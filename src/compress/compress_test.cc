@@ -63,7 +63,7 @@ std::vector<float> Unpack(const LinearWeight& weight) {
 double MeanNll(const Model& model, const std::vector<int32_t>& ids, int64_t window, int64_t most) {
   ThreadPool pool(2);
   auto state = NewForwardState(&pool);
-  auto kv = NewContiguousKv(model.config(), model.config().layers, window);
+  auto kv = NewKvCache(model.config(), model.config().layers, window);
   const int64_t hidden_size = model.config().hidden;
   const int64_t vocab = model.config().vocab;
   std::vector<float> hidden(static_cast<size_t>(window * hidden_size));

@@ -11,7 +11,7 @@ Result<std::unique_ptr<DenseStream>> DenseStream::Create(const Model& model,
   std::unique_ptr<DenseStream> stream(new DenseStream(model, calibration, state));
   const int64_t length = calibration.sequence_length;
   stream->sequence_.resize(static_cast<size_t>(length * model.config().hidden));
-  stream->kv_ = NewContiguousKv(model.config(), 1, length);
+  stream->kv_ = NewKvCache(model.config(), 1, length);
   HARROW_ASSIGN_OR_RETURN(
       stream->hidden_, HiddenStore::Create(calibration.samples(),
                                            static_cast<int64_t>(stream->sequence_.size()), folder));

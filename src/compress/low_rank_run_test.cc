@@ -45,7 +45,7 @@ class LowRankRunTest : public ::testing::Test {
     EXPECT_TRUE(model.ok()) << model.status().ToString();
     ThreadPool pool(1);
     const auto state = NewForwardState(&pool);
-    const auto kv = NewContiguousKv((*model)->config(), (*model)->config().layers, 24);
+    const auto kv = NewKvCache((*model)->config(), (*model)->config().layers, 24);
     std::vector<int32_t> ids(24);
     for (size_t i = 0; i < ids.size(); ++i)
       ids[i] = static_cast<int32_t>((i * 37 + 5) % 256);

@@ -34,7 +34,7 @@ class ReorderTest : public ::testing::Test {
   std::vector<float> Logits(Observer* observer) {
     const ModelConfig& config = model_->config();
     auto state = NewForwardState(&pool_);
-    auto kv = NewContiguousKv(config, config.layers, kTokens);
+    auto kv = NewKvCache(config, config.layers, kTokens);
     std::vector<float> hidden(static_cast<size_t>(kTokens * config.hidden));
     EXPECT_TRUE(model_->Embed(ids_.data(), kTokens, hidden.data()).ok());
     EXPECT_TRUE(

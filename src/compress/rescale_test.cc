@@ -50,7 +50,7 @@ class RescaleTest : public ::testing::Test {
   }
   std::vector<float> Forward(Observer* observer) {
     auto state = NewForwardState(&pool_);
-    auto kv = NewContiguousKv(model_->config(), 1, kTokens);
+    auto kv = NewKvCache(model_->config(), 1, kTokens);
     std::vector<float> hidden = input_;
     EXPECT_TRUE(
         model_->ForwardBlock(0, hidden.data(), kTokens, 0, kv.get(), 0, state.get(), observer)

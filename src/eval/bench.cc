@@ -11,6 +11,7 @@
 #include "eval/speed.h"
 #include "eval/statistics.h"
 #include "kernels/isa.h"
+#include "runtime/session.h"
 
 namespace harrow {
 namespace {
@@ -170,6 +171,10 @@ Result<BenchReport> MeasureBench(const BenchOptions& options, std::shared_ptr<Th
   plan.repetitions = options.repetitions;
   plan.batch_size = options.batch_size;
   plan.seed = options.seed;
+  for (const Subject& subject : subjects) {
+    HARROW_ASSIGN_OR_RETURN(plan.cache_type,
+                            ResolveCacheType(options.cache_type, subject.model.model->config()));
+  }
   MemoryRoof roof(pool.get());
   std::vector<const LoadedModel*> models;
   for (const Subject& subject : subjects)
@@ -178,6 +183,7 @@ Result<BenchReport> MeasureBench(const BenchOptions& options, std::shared_ptr<Th
                           MeasureSpeed(models, plan, &roof, control));
 
   BenchReport report;
+  report.cache_type = options.cache_type;
   for (const bool prefill : {true, false}) {
     if ((prefill ? options.n_prompt : options.n_gen) == 0) continue;
     for (size_t i = 0; i < subjects.size(); ++i) {

@@ -19,7 +19,7 @@ ChangeScorer::ChangeScorer(const Model* model, ThreadPool* pool, const std::vect
       windows_(windows),
       ids_(ids.begin(), ids.begin() + seqlen * windows),
       state_(NewForwardState(pool)),
-      kv_(NewContiguousKv(model->config(), 1, seqlen)) {}
+      kv_(NewKvCache(model->config(), 1, seqlen)) {}
 
 Status ChangeScorer::RunBlocks(int32_t begin, int32_t end, float* hidden) {
   for (int32_t b = begin; b < end; ++b) {

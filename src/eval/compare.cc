@@ -7,6 +7,7 @@
 #include "eval/perplexity.h"
 #include "eval/speed.h"
 #include "eval/statistics.h"
+#include "runtime/session.h"
 
 namespace harrow {
 namespace {
@@ -56,10 +57,13 @@ Status AddAccuracy(const LoadedModel& dense, const LoadedModel& sparse,
   if (const Status same = CheckSameIds(dense, sparse, text, ids); !same.ok()) {
     return same.At(options.text);
   }
+  HARROW_ASSIGN_OR_RETURN(const KvType cache_type,
+                          ResolveCacheType(options.cache_type, sparse.model->config()));
   Result<DivergenceReport> measured =
-      MeasureDivergence(dense, sparse, ids, report->seqlen, options.limit, control);
+      MeasureDivergence(dense, sparse, ids, report->seqlen, options.limit, control, cache_type);
   if (!measured.ok()) return measured.status().At(options.text);
 
+  report->cache_type = options.cache_type;
   report->windows = measured->windows;
   report->bos = dense.tokenizer->adds_bos() ? "first window" : "none";
   report->text_hash = TextHash(text);

@@ -33,7 +33,8 @@ PositionDivergence CompareLogits(const float* p, const float* q, int64_t vocab, 
 
 Result<DivergenceReport> MeasureDivergence(const LoadedModel& p, const LoadedModel& q,
                                            const std::vector<int32_t>& ids, int64_t seqlen,
-                                           int64_t max_windows, const RunControl* control) {
+                                           int64_t max_windows, const RunControl* control,
+                                           KvType cache_q) {
   const int64_t vocab = p.model->config().vocab;
   if (vocab != q.model->config().vocab) {
     return InvalidArgument("vocabularies differ: {} has {} tokens, {} has {}", p.path, vocab,
@@ -49,7 +50,7 @@ Result<DivergenceReport> MeasureDivergence(const LoadedModel& p, const LoadedMod
       kKeptLogitBytes / (vocab * static_cast<int64_t>(sizeof(float))), 1, seqlen);
   std::vector<float> kept(static_cast<size_t>(chunk * vocab));
   Session session_p(p.model.get(), p.pool.get(), {.max_tokens = seqlen});
-  Session session_q(q.model.get(), q.pool.get(), {.max_tokens = seqlen});
+  Session session_q(q.model.get(), q.pool.get(), {.max_tokens = seqlen, .cache_type = cache_q});
 
   DivergenceReport report;
   report.windows = windows;

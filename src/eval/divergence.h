@@ -29,10 +29,12 @@ struct DivergenceReport {
   std::vector<double> agreement;
 };
 // Runs both models over the disjoint windows of protocol gptq (eval/perplexity.h), so the NLLs are
-// those of that protocol. Fails when the vocabularies differ or a logit is not finite.
+// those of that protocol; p has a float32 KV cache. Fails when the vocabularies differ or a logit
+// is not finite.
 Result<DivergenceReport> MeasureDivergence(const LoadedModel& p, const LoadedModel& q,
                                            const std::vector<int32_t>& ids, int64_t seqlen,
-                                           int64_t max_windows, const RunControl* control);
+                                           int64_t max_windows, const RunControl* control,
+                                           KvType cache_q = KvType::kF32);
 
 }  // namespace harrow
 

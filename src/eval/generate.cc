@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "eval/statistics.h"
+#include "kernels/attention.h"
 #include "runtime/sampler.h"
 #include "runtime/session.h"
 
@@ -66,6 +67,9 @@ Result<GenerateReport> GenerateText(const LoadedModel& model, const GenerateOpti
                            prompt_tokens, context);
   }
 
+  HARROW_ASSIGN_OR_RETURN(const KvType cache_type,
+                          ResolveCacheType(options.cache_type, model.model->config()));
+
   const bool as_text = options.ids.empty();
   std::optional<StreamingDetokenizer> detokenizer;
   if (as_text) detokenizer.emplace(model.tokenizer);
@@ -87,7 +91,7 @@ Result<GenerateReport> GenerateText(const LoadedModel& model, const GenerateOpti
   };
 
   Session session(model.model.get(), model.pool.get(),
-                  {.max_tokens = context, .batch = options.batch_size});
+                  {.max_tokens = context, .batch = options.batch_size, .cache_type = cache_type});
   Sampler sampler(sampling);
   HARROW_ASSIGN_OR_RETURN(const GenerateStats stats,
                           Generate(&session, prompt, options.n_predict,
@@ -106,6 +110,8 @@ Result<GenerateReport> GenerateText(const LoadedModel& model, const GenerateOpti
   const bool full = stats.prompt_tokens + stats.new_tokens > session.position();
   report.stop_reason = stats.new_tokens >= options.n_predict ? "length" : full ? "context" : "eos";
   report.kernels = model.model->KernelNames(1);
+  report.kernels.emplace_back(AttentionKernelName(cache_type));
+  report.cache_type = options.cache_type;
   report.threads = model.pool->size();
   return report;
 }

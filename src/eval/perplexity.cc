@@ -109,7 +109,10 @@ Result<PerplexityReport> MeasurePerplexity(const LoadedModel& model,
                           Tokenize(model, text, SpecialTokens::kModelDefault));
   if (model.tokenizer->adds_bos()) problem.bos_id = model.tokenizer->bos_id();
 
-  Session session(model.model.get(), model.pool.get(), {.max_tokens = problem.seqlen});
+  HARROW_ASSIGN_OR_RETURN(const KvType cache_type,
+                          ResolveCacheType(options.cache_type, model.model->config()));
+  Session session(model.model.get(), model.pool.get(),
+                  {.max_tokens = problem.seqlen, .cache_type = cache_type});
   const auto scorer = [&](const std::vector<int32_t>& window) {
     session.Reset();
     return ScoreTokens(&session, window);
@@ -119,6 +122,7 @@ Result<PerplexityReport> MeasurePerplexity(const LoadedModel& model,
   if (!report.ok()) return report.status().At(options.ppl);
   report->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   report->file = options.ppl;
+  report->cache_type = options.cache_type;
   report->text_bytes = text.size();
   report->text_hash = TextHash(text);
   report->tokenizer = model.TokenizerKind();

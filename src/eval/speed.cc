@@ -106,9 +106,10 @@ Result<std::vector<SpeedSamples>> MeasureSpeed(const std::vector<const LoadedMod
     }
     Runner& runner = runners[i];
     runner.model = models[i];
-    runner.session =
-        std::make_unique<Session>(models[i]->model.get(), models[i]->pool.get(),
-                                  SessionOptions{.max_tokens = longest, .batch = plan.batch_size});
+    runner.session = std::make_unique<Session>(
+        models[i]->model.get(), models[i]->pool.get(),
+        SessionOptions{
+            .max_tokens = longest, .batch = plan.batch_size, .cache_type = plan.cache_type});
     Rng rng(plan.seed);
     runner.ids.resize(static_cast<size_t>(longest));
     for (int32_t& id : runner.ids)

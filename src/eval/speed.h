@@ -37,7 +37,8 @@ struct SpeedPlan {
   // A repetition measures its tokens again, each time from an empty cache, until this has passed.
   double min_seconds = 0;
   int64_t batch_size = 512;
-  uint64_t seed = 0;  // of the random token ids
+  KvType cache_type = KvType::kBf16;  // as `harrow run` has it
+  uint64_t seed = 0;                  // of the random token ids
 };
 
 // One entry a repetition; entry i of every model was measured in the same round.

@@ -275,7 +275,9 @@ Result<TaskReport> MeasureTasks(const LoadedModel& model, const TaskOptions& opt
       model.tokenizer->bos_id() >= 0 ? model.tokenizer->bos_id() : model.tokenizer->eos_id();
 
   const ModelConfig& config = model.model->config();
-  CachedSession session = {Session(model.model.get(), model.pool.get(), {}), {}};
+  HARROW_ASSIGN_OR_RETURN(const KvType cache_type, ResolveCacheType(options.cache_type, config));
+  CachedSession session = {Session(model.model.get(), model.pool.get(), {.cache_type = cache_type}),
+                           {}};
   std::string samples;
   const auto start = std::chrono::steady_clock::now();
   std::vector<ItemScore> scores;
@@ -319,6 +321,7 @@ Result<TaskReport> MeasureTasks(const LoadedModel& model, const TaskOptions& opt
                    ? "every question"
                    : "none";
   report.kernels = model.model->KernelNames(512);
+  report.cache_type = options.cache_type;
   report.threads = model.pool->size();
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;

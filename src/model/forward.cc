@@ -1,7 +1,6 @@
 // The one forward pass.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "base/check.h"
 #include "kernels/attention.h"
@@ -31,17 +30,6 @@ void AddRows(ThreadPool* pool, float* x, const float* y, int64_t rows, int64_t d
   ForRows(pool, rows, dim, [&](int64_t begin, int64_t end) {
     AddInPlace(x + begin * dim, y + begin * dim, (end - begin) * dim);
   });
-}
-
-// x [m, kv_heads * head_dim] into the cache [kv_heads, capacity, head_dim] at `start`.
-void StoreKv(const float* x, int64_t m, int64_t start, int32_t kv_heads, int32_t head_dim,
-             int64_t capacity, float* cache) {
-  for (int64_t token = 0; token < m; ++token) {
-    for (int32_t head = 0; head < kv_heads; ++head, x += head_dim) {
-      std::memcpy(cache + (head * capacity + start + token) * head_dim, x,
-                  static_cast<size_t>(head_dim) * sizeof(float));
-    }
-  }
 }
 
 // y = x * W^T + bias for each layer, all of which read x [m, k].
@@ -144,29 +132,22 @@ Status Model::ForwardBlock(int32_t index, float* hidden, int64_t m, int64_t star
                {{&block.q, state->q()}, {&block.k, state->k()}, {&block.v, state->v()}},
                state->normed(), n);
     state->PrepareRope(*this, position, n);
-    float* keys = kv->keys(kv_layer);
-    float* values = kv->values(kv_layer);
     ForRows(state->pool(), n, q_width, [&](int64_t begin, int64_t end) {
       const int64_t count = end - begin;
       const float* cosines = state->cosines() + begin * (c.head_dim / 2);
       const float* sines = state->sines() + begin * (c.head_dim / 2);
-      float* k = state->k() + begin * kv_width;
       ApplyRope(state->q() + begin * q_width, count, block.heads, c.head_dim, cosines, sines);
-      ApplyRope(k, count, kv_heads, c.head_dim, cosines, sines);
-      StoreKv(k, count, position + begin, kv_heads, c.head_dim, kv->capacity(), keys);
-      StoreKv(state->v() + begin * kv_width, count, position + begin, kv_heads, c.head_dim,
-              kv->capacity(), values);
+      ApplyRope(state->k() + begin * kv_width, count, kv_heads, c.head_dim, cosines, sines);
     });
+    const KvView view = kv->layer(kv_layer);
+    AppendKv(view, kv_heads, position, n, state->k(), state->v(), state->pool());
     Attention({.q = state->q(),
-               .k = keys,
-               .v = values,
+               .kv = view,
                .out = state->attended(),
                .m = n,
                .start = position,
-               .capacity = kv->capacity(),
                .heads = block.heads,
                .kv_heads = kv_heads,
-               .head_dim = c.head_dim,
                .scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim))},
               state->pool());
     RunLinears(state, observer, {{&block.o, state->projected()}}, state->attended(), n);

@@ -60,7 +60,7 @@ class LlamaGolden : public ::testing::TestWithParam<std::string> {
     ThreadPool pool(threads);
     auto state = NewForwardState(&pool, batch);
     const int64_t count = static_cast<int64_t>(golden_.ids.size());
-    auto kv = NewContiguousKv(c, c.layers, count);
+    auto kv = NewKvCache(c, c.layers, count);
     std::vector<float> hidden(static_cast<size_t>(count * c.hidden));
     std::vector<float> logits(static_cast<size_t>(count * c.vocab));
     for (int64_t at = 0; at < count; at += chunk) {

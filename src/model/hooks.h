@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "kernels/kv_block.h"
+
 namespace harrow {
 
 // Sees the input of linear layers; calibration plugs in here. Called on the thread that runs the
@@ -23,13 +25,10 @@ class Observer {
 class KvStore {
  public:
   virtual ~KvStore() = default;
-  // Makes room for positions [0, tokens); false when that exceeds the capacity.
+  // Makes room for positions [0, tokens); false when that exceeds the capacity. What is stored
+  // stays where it is, but tables of blocks from layer() hold only until the next call.
   virtual bool Reserve(int64_t tokens) = 0;
-  // Positions that fit the present storage; the stride of its KV heads.
-  virtual int64_t capacity() const = 0;
-  // Layer storage, [kv_heads of the layer, capacity, head_dim] float32.
-  virtual float* keys(int32_t layer) = 0;
-  virtual float* values(int32_t layer) = 0;
+  virtual KvView layer(int32_t index) const = 0;
 };
 
 }  // namespace harrow

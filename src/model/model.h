@@ -136,11 +136,13 @@ class Model {
 std::unique_ptr<ForwardState, void (*)(ForwardState*)> NewForwardState(ThreadPool* pool,
                                                                        int64_t batch = 512);
 
-// A contiguous float32 KV cache that grows by doubling up to `max_tokens`; growing moves it, so
-// pointers from keys() and values() hold until the next Reserve. With config.layers layers each has
-// room for its own KV heads, otherwise each for the most that a block has.
-std::unique_ptr<KvStore> NewContiguousKv(const ModelConfig& config, int32_t layers,
-                                         int64_t max_tokens);
+// A KV cache that grows by blocks (kv_block.h) up to `max_tokens`. With config.layers layers each
+// has room for its own KV heads, otherwise each for the most that a block has. float32 adds no
+// error of its own: what measures accuracy uses it. Precondition: CheckKvType.
+std::unique_ptr<KvStore> NewKvCache(const ModelConfig& config, int32_t layers, int64_t max_tokens,
+                                    KvType type = KvType::kF32);
+// Fails when keys of the model cannot be stored as `type`.
+Status CheckKvType(const ModelConfig& config, KvType type);
 
 }  // namespace harrow
 

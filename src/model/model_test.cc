@@ -80,7 +80,7 @@ std::vector<float> Hidden(const Model& model, const std::vector<int32_t>& ids, i
   ThreadPool pool(threads);
   auto state = NewForwardState(&pool, batch);
   const int64_t count = static_cast<int64_t>(ids.size());
-  auto kv = NewContiguousKv(model.config(), model.config().layers, count);
+  auto kv = NewKvCache(model.config(), model.config().layers, count);
   std::vector<float> hidden(static_cast<size_t>(count * model.config().hidden));
   const Status status = model.Forward(ids.data(), count, 0, kv.get(), state.get(), hidden.data());
   EXPECT_TRUE(status.ok()) << status.ToString();
@@ -461,7 +461,7 @@ TEST(Forward, RefusesMoreTokensThanTheCacheHolds) {
   ASSERT_NE(model, nullptr);
   ThreadPool pool(1);
   auto state = NewForwardState(&pool);
-  auto kv = NewContiguousKv(model->config(), 3, 4);
+  auto kv = NewKvCache(model->config(), 3, 4);
   std::vector<float> hidden(5 * 64);
   const std::vector<int32_t> ids = SomeIds(5, 80);
   EXPECT_TRUE(model->Forward(ids.data(), 4, 0, kv.get(), state.get(), hidden.data()).ok());
@@ -485,7 +485,7 @@ TEST(Forward, TheObserverSeesEveryLinearInputInOrder) {
   ASSERT_NE(model, nullptr);
   ThreadPool pool(1);
   auto state = NewForwardState(&pool, 4);
-  auto kv = NewContiguousKv(model->config(), 1, 6);
+  auto kv = NewKvCache(model->config(), 1, 6);
   std::vector<float> hidden(6 * 64, 0.5f);
   Recorder recorder;
   ASSERT_TRUE(
@@ -501,27 +501,53 @@ TEST(Forward, TheObserverSeesEveryLinearInputInOrder) {
 
 // ---- KV ----
 
-TEST(ContiguousKv, GrowingKeepsWhatIsThere) {
+TEST(KvCache, GrowsByBlocksThatStayWhereTheyAre) {
   const std::unique_ptr<Model> model = MakeRandom(SmallConfig());
   ASSERT_NE(model, nullptr);
-  auto kv = NewContiguousKv(model->config(), 2, 1000);
-  ASSERT_TRUE(kv->Reserve(1));
-  const int64_t before = kv->capacity();
-  EXPECT_LT(before, 1000);
-  const auto at = [&](int64_t head, int64_t position) {
-    return (head * kv->capacity() + position) * 16 + 3;
-  };
-  kv->keys(1)[at(1, before - 1)] = 5;
-  kv->values(0)[at(0, 0)] = 6;
-  ASSERT_TRUE(kv->Reserve(before + 1));
-  EXPECT_GE(kv->capacity(), 2 * before);
-  EXPECT_EQ(kv->keys(1)[at(1, before - 1)], 5);
-  EXPECT_EQ(kv->values(0)[at(0, 0)], 6);
-  ASSERT_TRUE(kv->Reserve(1000));
-  EXPECT_EQ(kv->capacity(), 1000);
-  EXPECT_EQ(kv->keys(1)[at(1, before - 1)], 5);
-  EXPECT_FALSE(kv->Reserve(1001));
-  EXPECT_EQ(kv->capacity(), 1000);
+  for (const KvType type : {KvType::kF32, KvType::kBf16, KvType::kI8}) {
+    auto kv = NewKvCache(model->config(), 2, 1000, type);
+    ASSERT_TRUE(kv->Reserve(1));
+    EXPECT_EQ(kv->layer(0).stride, 1);
+    EXPECT_EQ(kv->layer(0).layout.type, type);
+    EXPECT_EQ(kv->layer(0).layout.head_dim, model->config().head_dim);
+    const int64_t heads = model->config().kv_heads;
+    std::vector<std::byte*> before;
+    for (int64_t grown = 1; grown <= 16; ++grown) {
+      ASSERT_TRUE(kv->Reserve(std::min<int64_t>(grown * kKvBlockTokens, 1000)));
+      std::vector<std::byte*> all, first;
+      for (const int32_t layer : {0, 1}) {
+        const KvView view = kv->layer(layer);
+        ASSERT_GE(view.stride, grown);
+        ASSERT_LE(view.stride, 16);
+        for (int64_t head = 0; head < heads; ++head) {
+          first.push_back(view.block(head, 0));
+          all.insert(all.end(), view.blocks + head * view.stride,
+                     view.blocks + (head + 1) * view.stride);
+        }
+      }
+      if (grown == 1) before = first;
+      EXPECT_EQ(first, before);
+      std::sort(all.begin(), all.end());
+      for (size_t i = 0; i < all.size(); ++i) {
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(all[i]) % 64, 0u);
+        if (i == 0) continue;
+        EXPECT_GE(all[i] - all[i - 1], kv->layer(0).layout.block_bytes);
+      }
+    }
+    EXPECT_FALSE(kv->Reserve(1001));
+    EXPECT_EQ(kv->layer(1).stride, 16);
+  }
+}
+
+TEST(KvCache, Int8SaysWhichHeadsItTakes) {
+  ModelConfig config;
+  config.head_dim = kMaxI8HeadDim;
+  EXPECT_TRUE(CheckKvType(config, KvType::kI8).ok());
+  config.head_dim += 2;
+  EXPECT_TRUE(CheckKvType(config, KvType::kBf16).ok());
+  const Status status = CheckKvType(config, KvType::kI8);
+  EXPECT_EQ(status.code(), StatusCode::kUnsupported);
+  EXPECT_NE(status.message().find("1026"), std::string::npos) << status.message();
 }
 
 }  // namespace

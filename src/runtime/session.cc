@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
 
 #include "base/buffer.h"
 #include "base/check.h"
@@ -22,11 +23,12 @@ double Seconds(std::chrono::steady_clock::time_point since) {
 }  // namespace
 
 struct Session::Impl {
-  Impl(const Model* m, ThreadPool* pool, int64_t capacity_tokens, int64_t batch_tokens)
+  Impl(const Model* m, ThreadPool* pool, int64_t capacity_tokens, int64_t batch_tokens,
+       KvType cache_type)
       : model(m),
         capacity(capacity_tokens),
         batch(batch_tokens),
-        kv(NewContiguousKv(m->config(), m->config().layers, capacity_tokens)),
+        kv(NewKvCache(m->config(), m->config().layers, capacity_tokens, cache_type)),
         state(NewForwardState(pool, batch_tokens)) {}
 
   Status Check(const int32_t* ids, int64_t count) const {
@@ -60,9 +62,18 @@ struct Session::Impl {
 Session::Session(const Model* model, ThreadPool* pool, const SessionOptions& options)
     : impl_(std::make_unique<Impl>(
           model, pool, options.max_tokens > 0 ? options.max_tokens : model->config().max_context,
-          std::max<int64_t>(options.batch, 1))) {}
+          std::max<int64_t>(options.batch, 1), options.cache_type)) {}
 
 Session::~Session() = default;
+
+Result<KvType> ResolveCacheType(std::string_view name, const ModelConfig& config) {
+  const std::optional<KvType> type = ParseKvType(name);
+  if (!type) {
+    return InvalidArgument("--cache-type: '{}' is unknown; it may be f32, bf16 or int8", name);
+  }
+  if (const Status fits = CheckKvType(config, *type); !fits.ok()) return fits.At("--cache-type");
+  return *type;
+}
 
 int64_t Session::position() const {
   return impl_->position;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -17,7 +18,12 @@ namespace harrow {
 struct SessionOptions {
   int64_t max_tokens = 0;  // capacity of the cache; 0: the model's context
   int64_t batch = 512;     // tokens processed at once in prefill
+  KvType cache_type = KvType::kF32;
 };
+
+// The element type of a cache from a user's --cache-type. Errors: an unknown name; a type that
+// cannot hold the model's heads.
+Result<KvType> ResolveCacheType(std::string_view name, const ModelConfig& config);
 
 // Not thread safe. `model` and `pool` must outlive it. A call that fails leaves the sequence as it
 // was.

@@ -95,6 +95,37 @@ TEST_F(SessionTest, EveryWayOfAppendingGivesTheSameLogits) {
   ExpectClose(whole[2], *logits);
 }
 
+// A rounded cache changes the logits, but no more than its rounding can: keys and values by 2^-9 of
+// themselves in BF16 and by 1/254 of the row's largest in int8; scores (of order 1) and values both
+// carry it into each of two layers, and logits are of order 1 to 10.
+TEST_F(SessionTest, CacheTypesRoundAndNoMore) {
+  const auto exact = AllLogits({});
+  double errors[2] = {};
+  for (const bool int8 : {false, true}) {
+    const auto rounded = AllLogits({.cache_type = int8 ? KvType::kI8 : KvType::kBf16});
+    for (size_t i = 0; i < exact.size(); ++i) {
+      for (size_t j = 0; j < exact[i].size(); ++j)
+        errors[int8] = std::max<double>(errors[int8], std::fabs(rounded[i][j] - exact[i][j]));
+    }
+  }
+  EXPECT_GT(errors[0], 1e-5);
+  EXPECT_LT(errors[0], 10 * 2 * 2 * 0x1p-9);
+  EXPECT_GT(errors[1], 1e-5);
+  EXPECT_LT(errors[1], 10 * 2 * 2 / 254.0);
+}
+
+TEST_F(SessionTest, CacheTypeFlag) {
+  const Result<KvType> type = ResolveCacheType("int8", model_->config());
+  ASSERT_TRUE(type.ok());
+  EXPECT_EQ(*type, KvType::kI8);
+  ExpectError(ResolveCacheType("q8_0", model_->config()).status(), StatusCode::kInvalidArgument,
+              {"--cache-type", "'q8_0'", "f32, bf16 or int8"});
+  ModelConfig wide = model_->config();
+  wide.head_dim = 2048;
+  ExpectError(ResolveCacheType("int8", wide).status(), StatusCode::kUnsupported,
+              {"int8", "1024", "2048"});
+}
+
 TEST_F(SessionTest, FailedCallsLeaveTheSequenceAlone) {
   Session session(model_.get(), &pool_, {.max_tokens = 10, .batch = 4});
   EXPECT_EQ(session.capacity(), 10);

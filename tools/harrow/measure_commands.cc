@@ -66,6 +66,7 @@ void AddEval(Shell* shell) {
       shell->PrintReport(report, state->format);
     } else {
       state->tasks.limit = state->perplexity.limit;
+      state->tasks.cache_type = state->perplexity.cache_type;
       HARROW_ASSIGN_OR_RETURN(TaskReport report, model->Tasks(state->tasks, shell->control()));
       shell->PrintReport(report, state->format);
     }

@@ -388,7 +388,7 @@ TEST(AlpsTest, BeatsSparseGptOnEveryRealLayer) {
 
   ThreadPool pool(1);
   auto state = NewForwardState(&pool);
-  auto kv = NewContiguousKv((*model)->config(), 1, 256);
+  auto kv = NewKvCache((*model)->config(), 1, 256);
   const int64_t hidden = (*model)->config().hidden;
   std::vector<std::vector<float>> streams(8, std::vector<float>(static_cast<size_t>(256 * hidden)));
   for (int64_t s = 0; s < 8; ++s) {

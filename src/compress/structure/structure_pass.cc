@@ -166,7 +166,7 @@ Result<std::vector<BlockDecision>> StructureStepRun::Calibrate(const std::string
   const int64_t samples = calibration_.samples();
   const auto blocks = static_cast<int32_t>(model_->blocks().size());
   const auto state = NewForwardState(pool_, length);
-  const auto kv = NewContiguousKv(model_->config(), 1, length);
+  const auto kv = NewKvCache(model_->config(), 1, length);
   HARROW_ASSIGN_OR_RETURN(const std::unique_ptr<HiddenStore> hidden,
                           HiddenStore::Create(samples, static_cast<int64_t>(elements), folder));
   std::vector<float> before(elements);

@@ -96,7 +96,7 @@ class StructureTest : public ::testing::Test {
   static std::vector<float> Logits(const Model& model) {
     ThreadPool pool(1);
     const auto state = NewForwardState(&pool);
-    const auto kv = NewContiguousKv(model.config(), model.config().layers, 30);
+    const auto kv = NewKvCache(model.config(), model.config().layers, 30);
     std::vector<int32_t> ids(30);
     for (size_t i = 0; i < ids.size(); ++i)
       ids[i] = static_cast<int32_t>((i * 37 + 5) % 256);
@@ -312,7 +312,7 @@ TEST_F(StructureTest, FlapIsTheDenseModelWithPartsZeroed) {
       nlohmann::json::parse(*ReadFile(dir_.File("ids.json"), 1 << 20))["ids"];
   for (const nlohmann::json& sequence : ids) {
     const auto tokens = sequence.get<std::vector<int32_t>>();
-    const auto kv = NewContiguousKv(original->config(), 1, 32);
+    const auto kv = NewKvCache(original->config(), 1, 32);
     std::vector<float> hidden(32 * kHidden);
     ASSERT_TRUE(original->Embed(tokens.data(), 32, hidden.data()).ok());
     ASSERT_TRUE(

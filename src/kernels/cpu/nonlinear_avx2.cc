@@ -5,7 +5,6 @@
 #include <immintrin.h>
 
 #include <cmath>
-#include <limits>
 
 #include "kernels/cpu/target_region.h"
 
@@ -15,7 +14,6 @@ namespace {
 
 using V = __m256;
 constexpr int64_t kLanes = 8;
-constexpr int kTileVecs = 2;
 
 inline V Set(float x) {
   return _mm256_set1_ps(x);
@@ -71,29 +69,6 @@ inline float ReduceAdd(V v) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
-}
-inline float ReduceMax(V v) {
-  __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
-}
-// Pairs of rows, then quads within each 128-bit half, then the halves.
-inline void Transpose(V* rows) {
-  V pairs[8], quads[8];
-  for (int i = 0; i < 8; i += 2) {
-    pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
-    pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    quads[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
-    quads[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
-    quads[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
-    quads[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    rows[i] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
-    rows[i + 4] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
-  }
 }
 
 }  // namespace

@@ -5,7 +5,6 @@
 #include <immintrin.h>
 
 #include <cmath>
-#include <limits>
 
 #include "kernels/cpu/target_region.h"
 
@@ -15,7 +14,6 @@ namespace {
 
 using V = __m512;
 constexpr int64_t kLanes = 16;
-constexpr int kTileVecs = 4;
 
 inline V Set(float x) {
   return _mm512_set1_ps(x);
@@ -67,33 +65,6 @@ inline V KeepFrom(V x, float bound, V value) {
 }
 inline float ReduceAdd(V v) {
   return _mm512_reduce_add_ps(v);
-}
-inline float ReduceMax(V v) {
-  return _mm512_reduce_max_ps(v);
-}
-// Pairs of rows, then quads within each 128-bit quarter, then a 4 x 4 transpose of the quarters.
-inline void Transpose(V* rows) {
-  V pairs[16], quads[16];
-  for (int i = 0; i < 16; i += 2) {
-    pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
-    pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    quads[i] = _mm512_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
-    quads[i + 1] = _mm512_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
-    quads[i + 2] = _mm512_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
-    quads[i + 3] = _mm512_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    const V a = _mm512_shuffle_f32x4(quads[i], quads[i + 4], 0x44);
-    const V b = _mm512_shuffle_f32x4(quads[i], quads[i + 4], 0xee);
-    const V c = _mm512_shuffle_f32x4(quads[i + 8], quads[i + 12], 0x44);
-    const V d = _mm512_shuffle_f32x4(quads[i + 8], quads[i + 12], 0xee);
-    rows[i] = _mm512_shuffle_f32x4(a, c, 0x88);
-    rows[i + 4] = _mm512_shuffle_f32x4(a, c, 0xdd);
-    rows[i + 8] = _mm512_shuffle_f32x4(b, d, 0x88);
-    rows[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
-  }
 }
 
 }  // namespace

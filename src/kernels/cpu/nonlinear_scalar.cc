@@ -1,7 +1,6 @@
 // One lane: what every other tier is compared with, and what runs where no other tier does.
 #include <bit>
 #include <cmath>
-#include <limits>
 
 #include "kernels/cpu/nonlinear.h"
 
@@ -10,7 +9,6 @@ namespace {
 
 using V = float;
 constexpr int64_t kLanes = 1;
-constexpr int kTileVecs = 4;
 
 inline V Set(float x) {
   return x;
@@ -63,10 +61,6 @@ inline V KeepFrom(V x, float bound, V value) {
 inline float ReduceAdd(V v) {
   return v;
 }
-inline float ReduceMax(V v) {
-  return v;
-}
-inline void Transpose(V*) {}
 
 }  // namespace
 }  // namespace harrow

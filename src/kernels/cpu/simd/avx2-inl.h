@@ -23,6 +23,7 @@ constexpr int kMicroTokensI8 = 4;
 constexpr int kFusedTokens = 4;
 constexpr int kRowTokens = 4;
 constexpr int kSkipSets = 1;
+constexpr int kAttentionSums = 4;
 constexpr int Partials(int tokens) {
   return tokens == 1 ? 4 : tokens == 2 ? 2 : 1;
 }
@@ -475,4 +476,57 @@ HARROW_INLINE void TransposeToUnits(const std::byte* const* rows, std::byte* out
     Transpose8x8(left, out + 32 * half);
     Transpose8x8(right, out + 32 * half + 64 * 8);
   }
+}
+
+// ---- softmax
+
+HARROW_INLINE F Sub(F x, F y) {
+  return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
+// y where either is NaN.
+HARROW_INLINE F Max(F x, F y) {
+  return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+}
+HARROW_INLINE float MaxOfLanes(F v) {
+  const __m256 eight = _mm256_max_ps(v.a, v.b);
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+HARROW_INLINE bool AnyAbove(F v, F bound) {
+  const __m256 above = _mm256_or_ps(_mm256_cmp_ps(v.a, bound.a, _CMP_GT_OQ),
+                                    _mm256_cmp_ps(v.b, bound.b, _CMP_GT_OQ));
+  return _mm256_movemask_ps(above) != 0;
+}
+// The first n (any number) lanes of v, the others of rest.
+HARROW_INLINE F KeepLanes(F v, int64_t n, F rest) {
+  const int count = static_cast<int>(n < 0 ? 0 : n > 16 ? 16 : n);
+  const __m256i lanes = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+  const __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes);
+  const __m256i high = _mm256_cmpgt_epi32(_mm256_set1_epi32(count - 8), lanes);
+  return {_mm256_blendv_ps(rest.a, v.a, _mm256_castsi256_ps(low)),
+          _mm256_blendv_ps(rest.b, v.b, _mm256_castsi256_ps(high))};
+}
+// v - floor(v).
+HARROW_INLINE F Fraction(F v) {
+  return {_mm256_sub_ps(v.a, _mm256_floor_ps(v.a)), _mm256_sub_ps(v.b, _mm256_floor_ps(v.b))};
+}
+// x * 2^floor(n) for n <= 127 or NaN; 0 for n < -126, even if x is NaN.
+HARROW_INLINE __m256 TimesPow2FloorHalf(__m256 x, __m256 n) {
+  const __m256i exponent =
+      _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_floor_ps(n)), _mm256_set1_epi32(127));
+  const __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+  const __m256 normal = _mm256_cmp_ps(n, _mm256_set1_ps(-126.0f), _CMP_NLT_UQ);
+  return _mm256_and_ps(_mm256_mul_ps(x, power), normal);
+}
+HARROW_INLINE F TimesPow2Floor(F x, F n) {
+  return {TimesPow2FloorHalf(x.a, n.a), TimesPow2FloorHalf(x.b, n.b)};
+}
+template <int kBits>
+HARROW_INLINE I ShiftLeft(I v) {
+  return {_mm256_slli_epi32(v.a, kBits), _mm256_slli_epi32(v.b, kBits)};
+}
+template <int kBits>
+HARROW_INLINE I ShiftRight(I v) {
+  return {_mm256_srai_epi32(v.a, kBits), _mm256_srai_epi32(v.b, kBits)};
 }

@@ -16,6 +16,8 @@ constexpr int kFusedTokens = 4;
 constexpr int kRowTokens = 4;
 // Sums of 64 tokens that skip_cells-inl.h keeps side by side.
 constexpr int kSkipSets = 4;
+// Vectors of sums of an attention kernel's register block: 4 keys' for 6 queries.
+constexpr int kAttentionSums = 24;
 // Independent partial sums per output: enough in total to hide the latency of the dot product.
 constexpr int Partials(int tokens) {
   return tokens == 1 ? 4 : tokens <= 4 ? 2 : 1;
@@ -377,3 +379,46 @@ HARROW_INLINE void TransposeToUnits(const std::byte* const* rows, std::byte* out
     _mm512_storeu_si512(out + (12 + j) * 64, _mm512_shuffle_i32x4(high, high2, 0xdd));
   }
 }
+
+// ---- softmax
+
+HARROW_INLINE F Sub(F a, F b) {
+  return _mm512_sub_ps(a, b);
+}
+// b where either is NaN.
+HARROW_INLINE F Max(F a, F b) {
+  return _mm512_max_ps(a, b);
+}
+HARROW_INLINE float MaxOfLanes(F v) {
+  return _mm512_reduce_max_ps(v);
+}
+HARROW_INLINE bool AnyAbove(F v, F bound) {
+  return _mm512_cmp_ps_mask(v, bound, _CMP_GT_OQ) != 0;
+}
+// The first n (any number) lanes of v, the others of rest.
+HARROW_INLINE F KeepLanes(F v, int64_t n, F rest) {
+  const int count = static_cast<int>(n < 0 ? 0 : n > 16 ? 16 : n);
+  return _mm512_mask_mov_ps(rest, static_cast<__mmask16>((1u << count) - 1), v);
+}
+// v - floor(v); a number for -inf.
+HARROW_INLINE F Fraction(F v) {
+  return _mm512_reduce_ps(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+// x * 2^floor(n) for n <= 127 or NaN; below -126 it may be 0, for -inf it is.
+HARROW_INLINE F TimesPow2Floor(F x, F n) {
+  return _mm512_scalef_ps(x, n);
+}
+template <int kBits>
+HARROW_INLINE I ShiftLeft(I v) {
+  return _mm512_slli_epi32(v, kBits);
+}
+template <int kBits>
+HARROW_INLINE I ShiftRight(I v) {
+  return _mm512_srai_epi32(v, kBits);
+}
+#if HARROW_NATIVE_BF16
+// 16 values of `low`, then 16 of `high`, rounded to bf16.
+HARROW_INLINE Unit PackBf16(F low, F high) {
+  return (Unit)_mm512_cvtne2ps_pbh(high, low);
+}
+#endif
