@@ -58,7 +58,7 @@ void Fuzz(Input input) {
   const int64_t rows = 1 + static_cast<int64_t>(input.Below(70));
   int64_t cols = 1 + static_cast<int64_t>(input.Below(600));
   if (spec.of_m > 0) cols = (cols + spec.of_m - 1) / spec.of_m * spec.of_m;
-  const int64_t m = 1 + static_cast<int64_t>(input.Below(30));
+  const int64_t m = 1 + static_cast<int64_t>(input.Below(90));
   const double density = static_cast<double>(input.Below(101)) / 100;
   Rng rng(input.Below(1 << 16));
   const std::vector<float> w = testing::RandomWeight(spec, rows, cols, density, &rng);

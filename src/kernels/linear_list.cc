@@ -29,58 +29,84 @@ bool QuantizedPanels(const WeightSpec& spec) {
 #define HARROW_ENTRY(tier, isa, name, format, values, x, run) \
   { "linear." name "." #tier, isa, Is<FormatId::format, ValueType::values>, tier::x, tier::run }
 
-// Where passing over empty cells beats expanding them: decision 041.
-template <int64_t kMinM, int kMaxPercent>
-bool Sparse(const LinearWeight& weight, int64_t m) {
-  return m >= kMinM && StoredDensity(weight) * 100 <= kMaxPercent;
+// Whether passing over empty cells beats expanding them, from a line through what was measured
+// (decision 041). The unit is what expanded cells of 64 tokens cost; `lists` is the price of the
+// lists, `tile` and `cell` that of 64 tokens as such and of the share of cells with a non-zero.
+bool SkipPays(double cells, int64_t m, double lists, double tile, double cell) {
+  const double tiles = static_cast<double>(m) / 64;
+  return m >= 32 && lists + tiles * (tile + cell * cells) < 0.2 + tiles;
 }
+// The share of cells of so many inputs with a non-zero, where zeros stand anywhere.
+double ShareOfCells(const LinearWeight& weight, int inputs) {
+  double zeros = 1;
+  for (int i = 0; i < inputs; ++i)
+    zeros *= 1 - StoredDensity(weight);
+  return 1 - zeros;
+}
+bool PairSkipPays(const LinearWeight& weight, int64_t m) {
+  const double cells = ShareOfCells(weight, 2);
+  return SkipPays(cells, m, 0.3 + 1.2 * cells, 0.23, 1.2);
+}
+bool QuadSkipPays(const LinearWeight& weight, int64_t m) {
+  const double cells = ShareOfCells(weight, 4);
+  return SkipPays(cells, m, 1.3 + 0.8 * cells, 0.38, 1.1);
+}
+
+// Where skipping won wherever it was measured: bf16 in tiers without a bf16 dot product, whose
+// cells are single inputs, and int8 of avx2.
+template <int kMaxPercent>
+bool PaysUpTo(const LinearWeight& weight, int64_t m) {
+  return m >= 128 && StoredDensity(weight) * 100 <= kMaxPercent;
+}
+
 // Masks of single weights: cells of 1x4 blocks are not looked for.
 template <ValueType kValues>
 bool PlainMask(const WeightSpec& spec) {
   return Is<FormatId::kBitmask, kValues>(spec) && !IsQuadMask(spec);
 }
 
-// An entry that passes over empty cells, for M and densities (in percent) where that pays.
-#define HARROW_SKIP_ENTRY(tier, isa, name, values, x, run, min_m, max_percent)            \
-  {                                                                                       \
-    "linear." name "_skip." #tier, isa, PlainMask<ValueType::values>, tier::x, tier::run, \
-        Sparse<min_m, max_percent>, tier::SkipScratchBytes                                \
+// An entry that passes over empty cells where that pays.
+#define HARROW_SKIP_ENTRY(tier, isa, name, values, x, run, pays)                                \
+  {                                                                                             \
+    "linear." name "_skip." #tier, isa, PlainMask<ValueType::values>, tier::x, tier::run, pays, \
+        tier::SkipScratchBytes                                                                  \
   }
 
 // The entries of one tier.
-#define HARROW_TIER(tier, isa)                                                                     \
-  HARROW_SKIP_ENTRY(tier, isa, "bitmask_bf16", kBf16, LinearSkipBf16X, LinearSkipBitmaskBf16, 64,  \
-                    40),                                                                           \
-      HARROW_SKIP_ENTRY(tier, isa, "bitmask_i8", kI8, LinearSkipI8X, LinearSkipBitmaskI8, 64, 20), \
-      HARROW_ENTRY(tier, isa, "dense_bf16", kDense, kBf16, LinearDenseX, LinearDenseBf16),         \
-      HARROW_ENTRY(tier, isa, "dense_f16", kDense, kF16, LinearDenseX, LinearDenseF16),            \
-      HARROW_ENTRY(tier, isa, "dense_f32", kDense, kF32, LinearDenseX, LinearDenseF32),            \
-      HARROW_ENTRY(tier, isa, "dense_panel_i8", kDensePanel, kI8, LinearPanelI8X,                  \
-                   LinearDensePanelI8),                                                            \
-      HARROW_ENTRY(tier, isa, "dense_panel_i4", kDensePanel, kI4, LinearPanelI8X,                  \
-                   LinearDensePanelI4),                                                            \
-      HARROW_ENTRY(tier, isa, "dense_panel_u4", kDensePanel, kU4, LinearPanelI8X,                  \
-                   LinearDensePanelU4),                                                            \
-      HARROW_ENTRY(tier, isa, "bitmask_bf16", kBitmask, kBf16, LinearBf16X, LinearBitmaskBf16),    \
-      HARROW_ENTRY(tier, isa, "bitmask_i8", kBitmask, kI8, LinearPanelI8X, LinearBitmaskI8),       \
-      HARROW_ENTRY(tier, isa, "bitmask_i4", kBitmask, kI4, LinearPanelI8X, LinearBitmaskI4),       \
-      HARROW_ENTRY(tier, isa, "bitmask_u4", kBitmask, kU4, LinearPanelI8X, LinearBitmaskU4),       \
-      HARROW_ENTRY(tier, isa, "nm_bf16", kNm, kBf16, LinearBf16X, LinearNmBf16),                   \
-      HARROW_ENTRY(tier, isa, "nm_i8", kNm, kI8, LinearPanelI8X, LinearNmI8),                      \
-      HARROW_ENTRY(tier, isa, "nm_i4", kNm, kI4, LinearPanelI8X, LinearNmI4),                      \
-      HARROW_ENTRY(tier, isa, "nm_u4", kNm, kU4, LinearPanelI8X, LinearNmU4),                      \
-      HARROW_ENTRY(tier, isa, "block_bf16", kBlock, kBf16, LinearBf16X, LinearBlockBf16),          \
-      HARROW_ENTRY(tier, isa, "block_i8", kBlock, kI8, LinearI8X, LinearBlockI8),                  \
-      HARROW_ENTRY(tier, isa, "index_i8", kIndex, kI8, LinearIndexX, LinearIndexI8), {             \
-    "linear.weight_only." #tier, isa, QuantizedPanels, tier::LinearWeightOnlyX,                    \
-        tier::LinearWeightOnly                                                                     \
+#define HARROW_TIER(tier, isa, bf16_skip_pays, i8_skip_pays)                                    \
+  HARROW_SKIP_ENTRY(tier, isa, "bitmask_bf16", kBf16, LinearSkipBf16X, LinearSkipBitmaskBf16,   \
+                    bf16_skip_pays),                                                            \
+      HARROW_SKIP_ENTRY(tier, isa, "bitmask_i8", kI8, LinearSkipI8X, LinearSkipBitmaskI8,       \
+                        i8_skip_pays),                                                          \
+      HARROW_ENTRY(tier, isa, "dense_bf16", kDense, kBf16, LinearDenseX, LinearDenseBf16),      \
+      HARROW_ENTRY(tier, isa, "dense_f16", kDense, kF16, LinearDenseX, LinearDenseF16),         \
+      HARROW_ENTRY(tier, isa, "dense_f32", kDense, kF32, LinearDenseX, LinearDenseF32),         \
+      HARROW_ENTRY(tier, isa, "dense_panel_i8", kDensePanel, kI8, LinearPanelI8X,               \
+                   LinearDensePanelI8),                                                         \
+      HARROW_ENTRY(tier, isa, "dense_panel_i4", kDensePanel, kI4, LinearPanelI8X,               \
+                   LinearDensePanelI4),                                                         \
+      HARROW_ENTRY(tier, isa, "dense_panel_u4", kDensePanel, kU4, LinearPanelI8X,               \
+                   LinearDensePanelU4),                                                         \
+      HARROW_ENTRY(tier, isa, "bitmask_bf16", kBitmask, kBf16, LinearBf16X, LinearBitmaskBf16), \
+      HARROW_ENTRY(tier, isa, "bitmask_i8", kBitmask, kI8, LinearPanelI8X, LinearBitmaskI8),    \
+      HARROW_ENTRY(tier, isa, "bitmask_i4", kBitmask, kI4, LinearPanelI8X, LinearBitmaskI4),    \
+      HARROW_ENTRY(tier, isa, "bitmask_u4", kBitmask, kU4, LinearPanelI8X, LinearBitmaskU4),    \
+      HARROW_ENTRY(tier, isa, "nm_bf16", kNm, kBf16, LinearBf16X, LinearNmBf16),                \
+      HARROW_ENTRY(tier, isa, "nm_i8", kNm, kI8, LinearPanelI8X, LinearNmI8),                   \
+      HARROW_ENTRY(tier, isa, "nm_i4", kNm, kI4, LinearPanelI8X, LinearNmI4),                   \
+      HARROW_ENTRY(tier, isa, "nm_u4", kNm, kU4, LinearPanelI8X, LinearNmU4),                   \
+      HARROW_ENTRY(tier, isa, "block_bf16", kBlock, kBf16, LinearBf16X, LinearBlockBf16),       \
+      HARROW_ENTRY(tier, isa, "block_i8", kBlock, kI8, LinearI8X, LinearBlockI8),               \
+      HARROW_ENTRY(tier, isa, "index_i8", kIndex, kI8, LinearIndexX, LinearIndexI8), {          \
+    "linear.weight_only." #tier, isa, QuantizedPanels, tier::LinearWeightOnlyX,                 \
+        tier::LinearWeightOnly                                                                  \
   }
 
 constexpr LinearKernel kLinear[] = {
 #if defined(__x86_64__)
-    HARROW_TIER(avx512bf16, Isa::kAvx512Bf16),
-    HARROW_TIER(avx512, Isa::kAvx512),
-    HARROW_TIER(avx2, Isa::kAvx2),
+    HARROW_TIER(avx512bf16, Isa::kAvx512Bf16, PairSkipPays, QuadSkipPays),
+    HARROW_TIER(avx512, Isa::kAvx512, PaysUpTo<20>, QuadSkipPays),
+    HARROW_TIER(avx2, Isa::kAvx2, PaysUpTo<20>, PaysUpTo<12>),
 #endif
     {"linear.ref_weight_only", Isa::kScalar, Quantized, ref::LinearWeightOnlyX, ref::Linear},
     {"linear.ref", Isa::kScalar, Always, ref::LinearX, ref::Linear},

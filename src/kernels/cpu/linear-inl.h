@@ -172,7 +172,7 @@ XFormat LinearI8X(const WeightSpec& spec, int64_t m) {
 
 XFormat LinearPanelI8X(const WeightSpec& spec, int64_t m) {
   return CellsX(XElement::kI8, static_cast<int32_t>(ActivationGroup(spec.group)), m, kFusedTokens,
-                kMicroTokensI8);
+                m <= 2 * kFewMicroTokensI8 ? kFewMicroTokensI8 : kMicroTokensI8);
 }
 
 XFormat SkipX(XElement element, int32_t group) {

@@ -14,6 +14,14 @@ template <int P, int T, int... i>
 HARROW_INLINE void StoreToTile(const F* acc, float* tile, Ints<i...>) {
   (StoreF(tile + i % T * kTaskRows + i / T * kPanelRows, acc[i]), ...);
 }
+template <int P, int T>
+HARROW_INLINE void BeginSums(F* acc, bool first, const float* tile) {
+  if (first) {
+    Clear(acc, ZeroF(), Count<P * T>());
+  } else {
+    LoadTile<P, T>(acc, tile, Count<P * T>());
+  }
+}
 template <class Math, int P, int T>
 HARROW_INLINE void StepToken(F* acc, int t, F a, F b, F cell) {
   acc[t] = Math::Step(acc[t], a, cell);
@@ -45,11 +53,7 @@ template <class Math, int P, int T>
 void MicroKernel(const std::byte* const* w, const std::byte* x, int64_t units, bool first,
                  Ahead ahead, float* tile) noexcept {
   F acc[P * T];
-  if (first) {
-    Clear(acc, ZeroF(), Count<P * T>());
-  } else {
-    LoadTile<P, T>(acc, tile, Count<P * T>());
-  }
+  BeginSums<P, T>(acc, first, tile);
   const std::byte* w0 = w[0];
   const std::byte* w1 = w[P - 1];
   int64_t unit = 0;
@@ -110,16 +114,12 @@ HARROW_INLINE void EndGroups(F* out, const I* acc, F scale0, F scale1, const flo
    ...);
 }
 
-// The float sums stay in registers beside the integer ones, which is why blocks of tokens are
-// smaller here (kMicroTokensI8).
+// Where there are registers enough (kFloatSumsStay) the float sums stay in them beside the integer
+// ones, which is why blocks of tokens are smaller here; else they are in the tile between groups.
 template <int P, int T>
 void MicroKernelI8(const I8Slice& s, Ahead ahead, float* tile) noexcept {
   F out[P * T];
-  if (s.first_group == 0) {
-    Clear(out, ZeroF(), Count<P * T>());
-  } else {
-    LoadTile<P, T>(out, tile, Count<P * T>());
-  }
+  BeginSums<P, T>(out, s.first_group == 0, tile);
   const std::byte* w0 = s.w[0];
   const std::byte* w1 = s.w[P - 1];
   const std::byte* x = s.x;
@@ -143,12 +143,14 @@ void MicroKernelI8(const I8Slice& s, Ahead ahead, float* tile) noexcept {
                            ZeroShift(LoadBytes(s.zeros[P - 1] + lanes_at))};
       AddZeros<T>(acc, shifts, s.corrections + group * T, Count<P * T>());
     }
+    if constexpr (!kFloatSumsStay) BeginSums<P, T>(out, group == 0, tile);
     const F inverse = BroadcastF(&s.inverse);
     EndGroups<P, T>(out, acc, Mul(LoadBf16(s.scales[0] + 2 * lanes_at), inverse),
                     Mul(LoadBf16(s.scales[P - 1] + 2 * lanes_at), inverse), s.x_scales + group * T,
                     Count<P * T>());
+    if constexpr (!kFloatSumsStay) StoreToTile<P, T>(out, tile, Count<P * T>());
   }
-  StoreToTile<P, T>(out, tile, Count<P * T>());
+  if constexpr (kFloatSumsStay) StoreToTile<P, T>(out, tile, Count<P * T>());
 }
 
 using MicroFn = void (*)(const std::byte* const*, const std::byte*, int64_t, bool, Ahead,
@@ -166,7 +168,7 @@ HARROW_INLINE MicroI8Fn MicroI8Of(int64_t tokens, std::integer_sequence<int, kTo
   return kTable[tokens - 1];
 }
 using MicroTokens = std::make_integer_sequence<int, kMicroTokens>;
-using MicroTokensI8 = std::make_integer_sequence<int, kMicroTokensI8>;
+using MicroTokensI8 = std::make_integer_sequence<int, kFewMicroTokensI8>;
 
 // Copies the finished tile of `lanes` rows from `row` on to y.
 HARROW_INLINE void StoreTile(const LinearTask& task, const float* tile, int64_t row,

@@ -20,6 +20,8 @@ struct UnitI8 {
 constexpr int kMicroPanels = 1;
 constexpr int kMicroTokens = 4;
 constexpr int kMicroTokensI8 = 4;
+constexpr int kFewMicroTokensI8 = 4;
+constexpr bool kFloatSumsStay = false;
 constexpr int kFusedTokens = 4;
 constexpr int kRowTokens = 4;
 constexpr int kSkipSets = 1;

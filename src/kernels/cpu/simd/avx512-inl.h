@@ -11,7 +11,11 @@ using UnitI8 = __m512i;  // 64 codes q + 128: what vpdpbusd takes
 // Shapes of register blocks. Micro-kernel: 2 panels x 12 tokens = 24 of 32 registers.
 constexpr int kMicroPanels = 2;
 constexpr int kMicroTokens = 12;
-constexpr int kMicroTokensI8 = 6;  // and as many float sums
+// int8: 2 panels x 6 tokens, once as integers and once as floats; 8 where a second pass over the
+// weights would cost more than keeping the floats in memory.
+constexpr int kMicroTokensI8 = 6;
+constexpr int kFewMicroTokensI8 = 8;
+constexpr bool kFloatSumsStay = true;
 constexpr int kFusedTokens = 4;
 constexpr int kRowTokens = 4;
 // Sums of 64 tokens that skip_cells-inl.h keeps side by side.
