@@ -9,8 +9,11 @@
 // may lag behind the true one by this much, so that rows are seldom rescaled.
 constexpr float kLag = 8;
 
-// Lines asked for while a row's weights are computed: about what memory delivers meanwhile.
-constexpr int kFetchedByRow = 8;
+// Lines asked for while one of `rows` rows' weights is computed: about what memory delivers
+// meanwhile.
+constexpr int FetchedByRow(int rows) {
+  return rows < 3 ? 48 / rows : 16;
+}
 
 HARROW_INLINE F Constant(float value) {
   return BroadcastF(&value);
@@ -430,9 +433,10 @@ void WeighGroup(int64_t rows, const AttentionTile& tile, const BlockView& view, 
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
     if (row == 0) {
-#pragma GCC unroll 8
-      for (int line = 0; line < kFetchedByRow; ++line)
-        __builtin_prefetch(view.next + (r * kFetchedByRow + line) * 64, 0, 3);
+      constexpr int kLines = FetchedByRow(kRows);
+#pragma GCC unroll 48
+      for (int line = 0; line < kLines; ++line)
+        __builtin_prefetch(view.next + (r * kLines + line) * 64, 0, 3);
     }
     mix[r] = WeighRow<Cache>(
         scratch.scores + r * kKvBlockTokens, view.last ? tile.last_keys(row + r) : kKvBlockTokens,
