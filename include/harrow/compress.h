@@ -71,7 +71,7 @@ struct PruneOptions {
     v("weights", weights, "int8 | int4: also quantize what was pruned; empty: no");
     v("group", group, "with weights: inputs that share a scale");
     v("symmetric", symmetric, "with weights int4: no zero points");
-    v("store", store, "auto: the smallest of dense, bitmask, N:M and block for each weight; dense");
+    v("store", store, "auto: the smallest format for each weight; fast: the fastest; dense");
   }
 };
 
@@ -107,7 +107,7 @@ struct QuantizeOptions {
     v("embed", embed, "round the embedding and the head to nearest as well; not with --targets");
     v("targets", targets, "weights to quantize: names, or re:REGEX; default: all in the blocks");
     v("ignore", ignore, "weights to leave alone");
-    v("store", store, "auto: the smallest of dense, bitmask, N:M and block for each weight; dense");
+    v("store", store, "auto: the smallest format for each weight; fast: the fastest; dense");
   }
 };
 

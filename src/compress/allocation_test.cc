@@ -416,7 +416,7 @@ TEST(ExpertCalibrationTest, EveryGroupCountsItsTokens) {
     const auto statistics = observer.Take(experts[e].name);
     ASSERT_NE(statistics, nullptr);
     const Result<CompressedLayer> done =
-        CompressLayer(experts[e], plan, /*store_dense=*/true, statistics.get(), &pool, nullptr);
+        CompressLayer(experts[e], plan, Store::kDense, statistics.get(), &pool, nullptr);
     EXPECT_EQ(statistics->tokens(), expected[e]);
     if (expected[e] == 0) {  // nothing but chance would decide
       EXPECT_EQ(done.status().code(), StatusCode::kInvalidArgument);

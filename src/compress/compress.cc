@@ -377,7 +377,7 @@ Result<CompressedLayer> Compressor::CompressOne(const LinearLayer& layer, const 
                                                 const UnscaledLayer* unscaled) {
   if (control_.Cancelled()) return Cancelled();
   Result<CompressedLayer> done =
-      CompressLayer(layer, plan, recipe_.store_dense, statistics, &pool_, &control_, unscaled);
+      CompressLayer(layer, plan, recipe_.store, statistics, &pool_, &control_, unscaled);
   if (done.ok()) report_.seconds_weights += done->report.seconds;
   return done;
 }

@@ -705,7 +705,7 @@ TEST_F(CompressTest, QuantizingInSlicesPacksTheSameBytes) {
     ASSERT_TRUE(dense.ok()) << dense.status().ToString();
     layer.weight = *dense;
     const Result<CompressedLayer> done =
-        CompressLayer(layer, plan, /*store_dense=*/true, nullptr, &pool, nullptr);
+        CompressLayer(layer, plan, Store::kDense, nullptr, &pool, nullptr);
     ASSERT_TRUE(done.ok()) << done.status().ToString();
     const Result<LinearWeight> expected =
         PackWeight({FormatId::kDensePanel, ValueType::kI8, 32}, rows, layer.cols, w.data());

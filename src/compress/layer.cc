@@ -180,10 +180,9 @@ Result<LayerWork> UnpackLayer(const LinearLayer& layer) {
   return Unpack(layer.name, layer.weight, /*rewritten=*/true, &nonzeros);
 }
 
-Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan,
-                                      bool store_dense, InputStatistics* statistics,
-                                      ThreadPool* pool, const RunControl* control,
-                                      const UnscaledLayer* unscaled) {
+Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan, Store store,
+                                      InputStatistics* statistics, ThreadPool* pool,
+                                      const RunControl* control, const UnscaledLayer* unscaled) {
   const auto start = std::chrono::steady_clock::now();
   if (statistics != nullptr) HARROW_RETURN_IF_ERROR(CheckSeen(plan, *statistics).At(layer.name));
   const bool has_hessian = statistics != nullptr && statistics->has_hessian();
@@ -222,7 +221,7 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   if (rewritten) {
     kept = std::count_if(work.w.begin(), work.w.end(), [](float value) { return value != 0.0f; });
   }
-  const WeightSpec spec = ChooseSpec(work, kept, layer.weight.spec.values, store_dense);
+  const WeightSpec spec = ChooseSpec(work, kept, layer.weight.spec.values, store);
   Result<LinearWeight> packed = rewritten ? Pack(work, spec) : Repack(layer, spec);
   if (!packed.ok()) return packed.status().At(layer.name + ": store as " + SpecName(spec));
   result.weight = std::move(packed).value();

@@ -34,9 +34,9 @@ Result<LayerWork> UnpackLayer(const LinearLayer& layer);
 // `layer` must be loaded and not quantized; it is not changed. `statistics` may be null when the
 // plan needs none. `unscaled` is null where `layer` is not scaled or all steps are to see it so.
 // Errors name the weight and the method.
-Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan,
-                                      bool store_dense, InputStatistics* statistics,
-                                      ThreadPool* pool, const RunControl* control,
+Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan& plan, Store store,
+                                      InputStatistics* statistics, ThreadPool* pool,
+                                      const RunControl* control,
                                       const UnscaledLayer* unscaled = nullptr);
 
 // Stores other values in place of those of `done`, in the same form, and brings its report up to

@@ -167,7 +167,7 @@ Result<CompressedLayer> LayerTrials::Compress(const Trial& trial, const LinearLa
   const LayerPlan* plan = trial.plan.Find(layer.name);
   HARROW_CHECK(plan != nullptr);
   const auto found = statistics_.find(layer.name);
-  return CompressLayer(layer, *plan, trial.recipe.store_dense,
+  return CompressLayer(layer, *plan, trial.recipe.store,
                        found == statistics_.end() ? nullptr : found->second.get(), pool_, control_);
 }
 

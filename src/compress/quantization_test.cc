@@ -61,7 +61,8 @@ TEST(QuantizationTest, TheGridOfAQuantizerIsStored) {
     step.method = std::make_unique<CoarseQuantizer>(values, 0.75f);
     LayerPlan plan;
     plan.steps = {&step};
-    const Result<CompressedLayer> done = CompressLayer(layer, plan, false, nullptr, &pool, nullptr);
+    const Result<CompressedLayer> done =
+        CompressLayer(layer, plan, Store::kSmall, nullptr, &pool, nullptr);
     ASSERT_TRUE(done.ok()) << done.status().ToString();
     EXPECT_EQ(done->report.values, ValueTypeName(values));
     std::vector<float> stored(w.size());
@@ -73,7 +74,8 @@ TEST(QuantizationTest, TheGridOfAQuantizerIsStored) {
     }
     // A quantizer that leaves its own grid is told so.
     step.method = std::make_unique<CoarseQuantizer>(values, 100.0f);
-    const Result<CompressedLayer> bad = CompressLayer(layer, plan, false, nullptr, &pool, nullptr);
+    const Result<CompressedLayer> bad =
+        CompressLayer(layer, plan, Store::kSmall, nullptr, &pool, nullptr);
     ASSERT_FALSE(bad.ok());
     EXPECT_NE(bad.status().message().find("w: store as"), std::string::npos);
     EXPECT_NE(bad.status().message().find("row 0, column 7"), std::string::npos)
@@ -101,7 +103,8 @@ TEST(QuantizationTest, RtnStoresTheRoundedSource) {
     ASSERT_TRUE(recipe.ok()) << recipe.status().ToString();
     LayerPlan plan;
     plan.steps = {&recipe->steps[0]};
-    const Result<CompressedLayer> done = CompressLayer(layer, plan, false, nullptr, &pool, nullptr);
+    const Result<CompressedLayer> done =
+        CompressLayer(layer, plan, Store::kSmall, nullptr, &pool, nullptr);
     ASSERT_TRUE(done.ok()) << done.status().ToString();
     EXPECT_EQ(done->report.spec, c.spec);
     const LinearWeight expected =
@@ -118,7 +121,7 @@ TEST(QuantizationTest, ChoosesTheSmallestFormat) {
   work.quantization = Quantization{ValueType::kI4, 64, nullptr};
   const int64_t weights = work.rows * work.cols;
   const auto chosen = [&](int64_t nonzeros) {
-    return SpecName(ChooseSpec(work, nonzeros, ValueType::kBf16, /*dense=*/false));
+    return SpecName(ChooseSpec(work, nonzeros, ValueType::kBf16, Store::kSmall));
   };
   EXPECT_EQ(chosen(weights), "dense-i4/64");
   EXPECT_EQ(chosen(weights * 4 / 5), "dense-i4/64");  // 1 + 3.2 bits against 4

@@ -176,7 +176,8 @@ Result<Recipe> ReadRecipe(const YAML::Node& root, const std::string& where) {
   const YAML::Node structure = options.Child("structure");
   const YAML::Node steps = options.Child("steps");
   const YAML::Node allocation = options.Child("allocation");
-  recipe.store_dense = options.Choice("store", "auto", {"auto", "dense"}) == "dense";
+  const std::string store = options.Choice("store", "auto", {"auto", "fast", "dense"});
+  recipe.store = store == "dense" ? Store::kDense : store == "fast" ? Store::kFast : Store::kSmall;
   recipe.output_error = options.Boolean("output_error", false);
   if (structure.IsDefined() &&
       (!structure.IsSequence() || structure.size() == 0 || structure.size() > 100)) {

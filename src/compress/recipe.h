@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "compress/allocators/allocator.h"
 #include "compress/methods/method.h"
+#include "compress/storage.h"
 #include "compress/structure/structure.h"
 
 namespace harrow {
@@ -63,7 +64,7 @@ struct Recipe {
   std::optional<AllocationSpec> allocation;
   std::vector<StructureStep> structure;  // done before `steps`, on the whole model
   std::vector<RecipeStep> steps;         // may be empty only where there is a structure
-  bool store_dense = false;              // keep dense formats even where a sparse one is smaller
+  Store store = Store::kSmall;
   bool output_error = false;  // gather Hessians for every rewritten layer, to report its error
   // The whole recipe with defaults filled in: JSON, which is YAML that parses to the same recipe.
   std::string canonical;

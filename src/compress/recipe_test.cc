@@ -39,7 +39,7 @@ TEST(RecipeTest, ReadsEveryKey) {
   EXPECT_EQ(recipe->steps[0].method->needs(), StatisticsNeed::kHessian);
   EXPECT_TRUE(recipe->steps[1].method->quantizes());
   EXPECT_FALSE(recipe->steps[1].method->includes_embedding());
-  EXPECT_TRUE(recipe->store_dense);
+  EXPECT_EQ(recipe->store, Store::kDense);
   EXPECT_TRUE(recipe->output_error);
 }
 
@@ -51,7 +51,7 @@ TEST(RecipeTest, DefaultsAreThePapers) {
   EXPECT_EQ(recipe->calibration->sequence_length, 0);
   EXPECT_EQ(recipe->calibration->seed, 0);
   EXPECT_EQ(recipe->calibration->mode, CalibrationMode::kPapers);
-  EXPECT_FALSE(recipe->store_dense);
+  EXPECT_EQ(recipe->store, Store::kSmall);
 }
 
 // The canonical text has all defaults and means the same recipe.

@@ -1,12 +1,13 @@
 #include "compress/storage.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "base/check.h"
 
 namespace harrow {
 
-WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source, bool dense) {
+WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source, Store store) {
   WeightSpec wanted;
   wanted.values = layer.quantization ? layer.quantization->values : source;
   wanted.group = layer.quantization ? layer.quantization->group : 0;
@@ -21,10 +22,16 @@ WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source
   const std::vector<WeightSpec> specs = SuitableSpecs(wanted);
   HARROW_CHECK(!specs.empty());
   WeightSpec best = specs.front();
-  if (dense) return best;
-  uint64_t bytes = AnalyzeWeight(best, layer.rows, layer.cols, nonzeros);
+  if (store == Store::kDense) return best;
+  const auto cost = [&](const WeightSpec& spec) {
+    const uint64_t bytes = AnalyzeWeight(spec, layer.rows, layer.cols, nonzeros);
+    if (store != Store::kFast) return bytes;
+    const double weights = static_cast<double>(layer.rows) * static_cast<double>(layer.cols);
+    return std::max(bytes, static_cast<uint64_t>(OpsOf(spec.format).least_bits / 8 * weights));
+  };
+  uint64_t bytes = cost(best);
   for (const WeightSpec& spec : specs) {
-    const uint64_t candidate = AnalyzeWeight(spec, layer.rows, layer.cols, nonzeros);
+    const uint64_t candidate = cost(spec);
     // Of sparse formats of one size the later knows more about where the weights stand.
     if (candidate < bytes || (candidate == bytes && best != specs.front())) {
       best = spec;

@@ -7,10 +7,15 @@
 
 namespace harrow {
 
-// The smallest of the formats that can hold the layer, for `store: auto`; the dense one for
-// `dense` or where none is smaller. `nonzeros`: of the layer's values. Quantized as a quantizer
-// asked for; otherwise dense keeps `source` values and sparse formats hold BF16.
-WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source, bool dense);
+// `store:` of a recipe: auto, fast, dense.
+enum class Store : uint8_t { kSmall, kFast, kDense };
+
+// The smallest of the formats that can hold the layer, the dense one where none is smaller; for
+// kFast the one that takes one token the least time, which is the smallest too unless its
+// instructions cost more than its bytes (FormatOps::least_bits); for kDense the dense one.
+// `nonzeros`: of the layer's values. Quantized as a quantizer asked for; otherwise dense keeps
+// `source` values and sparse formats hold BF16.
+WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source, Store store);
 
 }  // namespace harrow
 

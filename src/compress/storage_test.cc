@@ -7,7 +7,7 @@ namespace {
 
 // What a layer of 256 x 512 weights is stored as.
 std::string Stored(const Pattern& pattern, std::optional<ValueType> quantized, double density,
-                   bool dense = false) {
+                   Store store = Store::kSmall) {
   LayerWork layer;
   layer.rows = 256;
   layer.cols = 512;
@@ -15,7 +15,7 @@ std::string Stored(const Pattern& pattern, std::optional<ValueType> quantized, d
   if (quantized) layer.quantization = Quantization{*quantized, 64, nullptr};
   const int64_t nonzeros =
       static_cast<int64_t>(density * static_cast<double>(layer.rows * layer.cols));
-  return SpecName(ChooseSpec(layer, nonzeros, ValueType::kF16, dense));
+  return SpecName(ChooseSpec(layer, nonzeros, ValueType::kF16, store));
 }
 
 Pattern Blocks(int32_t rows, int32_t cols) {
@@ -46,9 +46,19 @@ TEST(StorageTest, TheSmallestFormatThatSuits) {
   EXPECT_EQ(Stored(Blocks(16, 16), std::nullopt, 1), "dense-f16");
 }
 
+TEST(StorageTest, TheFastestOfVerySparse) {
+  EXPECT_EQ(Stored({}, ValueType::kI8, 0.05), "bitmask-i8/64");
+  EXPECT_EQ(Stored({}, ValueType::kI8, 0.05, Store::kFast), "index-i8/64");
+  EXPECT_EQ(Stored({}, ValueType::kI8, 0.2, Store::kFast), "bitmask-i8/64");
+  EXPECT_EQ(Stored({}, ValueType::kI8, 0.95, Store::kFast), "dense-i8/64");
+  EXPECT_EQ(Stored({}, std::nullopt, 0.1, Store::kFast), "bitmask-bf16");
+  EXPECT_EQ(Stored(Nm(2, 32), ValueType::kI8, 0.06, Store::kFast), "nm-i8/64 2:32");
+  EXPECT_EQ(Stored(Blocks(1, 4), ValueType::kI8, 0.1, Store::kFast), "bitmask-i8/64 1x4");
+}
+
 TEST(StorageTest, DenseOnRequest) {
-  EXPECT_EQ(Stored(Blocks(16, 16), std::nullopt, 0.2, true), "dense-f16");
-  EXPECT_EQ(Stored(Nm(2, 4), ValueType::kI8, 0.5, true), "dense-i8/64");
+  EXPECT_EQ(Stored(Blocks(16, 16), std::nullopt, 0.2, Store::kDense), "dense-f16");
+  EXPECT_EQ(Stored(Nm(2, 4), ValueType::kI8, 0.5, Store::kDense), "dense-i8/64");
 }
 
 }  // namespace

@@ -69,7 +69,7 @@ TEST(Ablation, VariantsAreRecipesWithPartsLeftOut) {
   ASSERT_TRUE(second.ok()) << second.status().ToString();
   ASSERT_EQ(second->steps.size(), 1u);
   EXPECT_EQ(second->steps[0].method_name, "rtn");
-  EXPECT_TRUE(second->store_dense);
+  EXPECT_EQ(second->store, Store::kDense);
   EXPECT_EQ(nlohmann::json::parse(second->canonical)["steps"][0]["group"], 64);
 
   const Result<Recipe> ignoring = ParseRecipe(RecipeVariant(*recipe, all, "re:^b"), "ignoring");

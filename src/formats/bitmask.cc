@@ -64,6 +64,7 @@ const FormatOps kBitmaskOps = {
     .unpack = UnpackPanels<BitmaskCodec>,
     .validate = ValidatePanels<BitmaskCodec>,
     .suit = SuitBitmask,
+    .least_bits = 3,
 };
 
 }  // namespace harrow

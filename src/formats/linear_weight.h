@@ -105,6 +105,10 @@ struct FormatOps {
   // wanted.format says nothing. Float values may come back as bf16. None where the format has no
   // use for the pattern or no such values.
   std::optional<WeightSpec> (*suit)(const WeightSpec& wanted);
+  // Bits of a weight whose reading takes one token as long as the format's instructions: a smaller
+  // weight is no faster. 0 where reading is always what takes the time. Measured;
+  // docs/decisions/043-sparse-formats.md
+  double least_bits = 0;
 };
 
 const FormatOps& OpsOf(FormatId format);

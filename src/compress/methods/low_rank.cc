@@ -123,7 +123,7 @@ Result<std::vector<float>> StoredValues(const LayerWork& layer) {
   if (!layer.quantization) return layer.w;
   const int64_t nonzeros =
       std::count_if(layer.w.begin(), layer.w.end(), [](float value) { return value != 0.0f; });
-  const WeightSpec spec = ChooseSpec(layer, nonzeros, ValueType::kBf16, /*dense=*/false);
+  const WeightSpec spec = ChooseSpec(layer, nonzeros, ValueType::kBf16, Store::kSmall);
   HARROW_ASSIGN_OR_RETURN(
       const LinearWeight weight,
       PackWeight(spec, layer.rows, layer.cols, layer.w.data(), layer.quantization->grid.get()));
