@@ -5,7 +5,10 @@
 //
 // Names are format/density/rows x cols/M. Counters: us (median of one product), GB/s (weight
 // bytes), roof (of plain reading, measured in turn), x_dense (dense of the same precision / this;
-// medians), GFLOP/s (as if dense). Weights come from a stack of copies larger than any cache.
+// medians), GFLOP/s (as if dense), and where the benchmark was built with oneDNN: onednn_us (its
+// bf16, for quantized weights its u8 x s8 product; onednn_gemm.h), x_best (the faster of the two
+// dense products / this) and rows_us (oneDNN from row-major weights, M >= 64). Weights come from a
+// stack of copies larger than any cache.
 #include <benchmark/benchmark.h>
 #include <time.h>
 
@@ -21,6 +24,7 @@
 #include "formats/testing.h"
 #include "kernels/linear.h"
 #include "kernels/read_stream.h"
+#include "onednn_gemm.h"
 
 namespace harrow {
 namespace {
@@ -131,7 +135,13 @@ void Run(benchmark::State& state, const Case& c) {
     v = static_cast<float>(rng.Normal());
   std::vector<float> y(static_cast<size_t>(c.m * c.rows));
   const std::unique_ptr<LinearScratch, LinearScratchDeleter> scratch(NewLinearScratch());
+  std::unique_ptr<OneDnnGemm> onednn;
+  if (spec.values == ValueType::kBf16 || IsQuantized(spec.values)) {
+    onednn = NewOneDnnGemm(IsQuantized(spec.values), c.m, c.rows, c.cols, bytes, g_threads);
+  }
   std::vector<double> mine;
+  std::vector<double> onednn_times;
+  std::vector<double> rows_times;
   std::vector<double> dense_times;
   std::vector<double> read_rates;
   std::vector<double> roofs;
@@ -145,6 +155,10 @@ void Run(benchmark::State& state, const Case& c) {
       read_rates.push_back(rate);
       roofs.push_back(stack->bytes_each() / seconds / rate);
       if (stack != dense) dense_times.push_back(TimeStack(*dense, x, c.m, &y, scratch.get()));
+      if (onednn != nullptr) {
+        onednn_times.push_back(onednn->Seconds());
+        if (c.m >= 64 && c.density == 1) rows_times.push_back(onednn->SecondsFromRows());
+      }
     }
     state.SetIterationTime(Median(mine));
   }
@@ -161,6 +175,13 @@ void Run(benchmark::State& state, const Case& c) {
   state.counters["x_dense_min"] = dense_times.empty() ? 1.0 : Least(dense_times) / Least(mine);
   state.counters["roof_min"] =
       stack->bytes_each() / Least(mine) / *std::max_element(read_rates.begin(), read_rates.end());
+  if (onednn != nullptr) {
+    const double opponent = Median(onednn_times);
+    state.counters["onednn_us"] = opponent * 1e6;
+    state.counters["x_best"] =
+        std::min(opponent, dense_times.empty() ? seconds : Median(dense_times)) / seconds;
+    if (!rows_times.empty()) state.counters["rows_us"] = Median(rows_times) * 1e6;
+  }
   state.SetLabel(std::string(LinearKernelName(stack->copies[0], c.m)));
 }
 
@@ -187,6 +208,8 @@ void RegisterAll() {
       {"bitmask-bf16", 0.3},      {"bitmask-i8/128", 0.3},    {"dense-i4/64", 1},
       {"dense-u4/64", 1},         {"bitmask-i4/64", 0.5},     {"bitmask-u4/64", 0.5},
       {"nm-i4/64 2:4", 1},        {"bitmask-i4/64", 0.3},     {"block-bf16 16x1", 0.5},
+      {"bitmask-bf16", 0.2},      {"bitmask-bf16", 0.1},      {"bitmask-bf16", 0.05},
+      {"bitmask-i8/128", 0.2},    {"bitmask-i8/128", 0.1},    {"bitmask-i8/128", 0.05},
       {"block-bf16 16x1", 0.2},   {"block-bf16 16x16", 0.5},  {"block-bf16 16x16", 0.2},
       {"block-i8/128 16x1", 0.5}, {"block-i8/128 16x1", 0.2}, {"block-i8/128 16x16", 0.5},
       {"block-i8/128 16x16", 0.2}};

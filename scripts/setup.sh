@@ -7,7 +7,7 @@ packages=(
   nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libfmt-dev
   libopenblas-dev libsentencepiece-dev libpcre2-dev libxxhash-dev libutf8proc-dev
   libsqlite3-dev
-  libgtest-dev libbenchmark-dev clang-format
+  libgtest-dev libbenchmark-dev libdnnl-dev clang-format
 )
 # clang and its sanitizer runtime are only for the fuzz targets.
 [ "${1:-}" = "--fuzz" ] && packages+=(clang libclang-rt-14-dev)

@@ -48,9 +48,14 @@ int64_t ElementBytes(const XFormat& format) {
   if (format.layout == XLayout::kReference) return 4;
   switch (format.element) {
     case XElement::kBf16: return 2;
-    case XElement::kI8: return 1;
+    case XElement::kI8:
+    case XElement::kU8: return 1;
     default: return 4;
   }
+}
+
+bool IsQuantized(const XFormat& format) {
+  return format.element == XElement::kI8 || format.element == XElement::kU8;
 }
 
 }  // namespace
@@ -86,17 +91,17 @@ const PackedX& PackedXBuffer::Pack(const XFormat& format, const float* x, int64_
   int64_t padded_k = k;
   if (format.layout == XLayout::kRows) {
     padded_k = (k * width + 63) / 64 * 64 / width;
-  } else if (format.layout == XLayout::kCells) {
+  } else if (format.layout != XLayout::kReference) {
     padded_k = (k + kBlockCols - 1) / kBlockCols * kBlockCols;
   }
   p.units = padded_k * width / unit_bytes;
-  p.groups = format.element == XElement::kI8 ? (k + format.group - 1) / format.group : 0;
+  p.groups = IsQuantized(format) ? (k + format.group - 1) / format.group : 0;
   p.blocks = 1;
-  if (format.layout == XLayout::kCells)
-    p.blocks = (m + format.block_tokens - 1) / format.block_tokens;
-  p.values = values_.Reserve(static_cast<uint64_t>(m * padded_k * width));
-  p.scales = scales_.Reserve(static_cast<uint64_t>(m * p.groups));
-  p.corrections = corrections_.Reserve(static_cast<uint64_t>(m * p.groups));
+  if (format.block_tokens > 0) p.blocks = (m + format.block_tokens - 1) / format.block_tokens;
+  const int64_t stored = p.BlockBegin(p.blocks - 1) + p.BlockStride(p.blocks - 1);
+  p.values = values_.Reserve(static_cast<uint64_t>(stored * padded_k * width));
+  p.scales = scales_.Reserve(static_cast<uint64_t>(stored * p.groups));
+  p.corrections = corrections_.Reserve(static_cast<uint64_t>(stored * p.groups));
 
   const RoundingOps& ops = ActiveRounding();
   if (pool != nullptr && pool->size() > 1 && p.blocks > 1 && m * k >= kParallelElements) {
@@ -117,6 +122,7 @@ void PackedXBuffer::PackBlock(const RoundingOps& ops, const float* x, int64_t x_
   const bool reference = p.format.layout == XLayout::kReference;
   const int64_t begin = p.BlockBegin(block);
   const int64_t tokens = p.BlockBegin(block + 1) - begin;
+  const int64_t stride = p.BlockStride(block);
   const int64_t unit_bytes = p.format.layout == XLayout::kRows ? 64 : 4;
   const int64_t row_bytes = p.units * unit_bytes;
   std::byte* values = values_.data() + begin * row_bytes;
@@ -135,20 +141,25 @@ void PackedXBuffer::PackBlock(const RoundingOps& ops, const float* x, int64_t x_
         ops.bf16_as_f32(from, p.k, reinterpret_cast<float*>(row));
         break;
       case XElement::kBf16: ops.bf16(from, p.k, reinterpret_cast<uint16_t*>(row)); break;
-      case XElement::kI8: {
+      case XElement::kI8:
+      case XElement::kU8: {
         int8_t* q = reinterpret_cast<int8_t*>(reference ? rows.data() : row);
         for (int64_t g = 0; g < p.groups; ++g) {
           const int64_t first = g * p.format.group;
           const int64_t count = std::min<int64_t>(p.format.group, p.k - first);
           int32_t sum;
           const float scale = ops.i8(from + first, count, q + first, &sum);
-          const int64_t at = reference ? t * p.groups + g : g * tokens + t;
+          const int64_t at = reference ? t * p.groups + g : g * stride + t;
           scales[at] = scale;
           corrections[at] = -128 * sum;
         }
         if (reference) {
           for (int64_t i = 0; i < p.k; ++i)
             reinterpret_cast<float*>(row)[i] = static_cast<float>(q[i]);
+        }
+        if (p.format.element == XElement::kU8) {
+          for (int64_t i = 0; i < p.k; ++i)
+            row[i] ^= std::byte{128};
         }
         break;
       }
@@ -161,10 +172,24 @@ void PackedXBuffer::PackBlock(const RoundingOps& ops, const float* x, int64_t x_
         std::memcpy(values, rows.data() + t * row_bytes + 64 * u, 64);
     }
   } else {
-    for (int64_t u = 0; u < p.units; ++u) {
-      for (int64_t t = 0; t < tokens; ++t, values += 4)
-        std::memcpy(values, rows.data() + t * row_bytes + 4 * u, 4);
+    // A line of each token at a time: rows are often a power of two apart, where few of their lines
+    // fit into the cache together.
+    for (int64_t first = 0; first < p.units; first += 16) {
+      const int64_t end = std::min<int64_t>(first + 16, p.units);
+      for (int64_t t = 0; t < stride; ++t) {
+        for (int64_t u = first; u < end; ++u) {
+          std::byte* to = values + (u * stride + t) * 4;
+          if (t < tokens) {
+            std::memcpy(to, rows.data() + t * row_bytes + 4 * u, 4);
+          } else {
+            std::memset(to, 0, 4);
+          }
+        }
+      }
     }
+    // What pads a tile must not be an outlier of another call.
+    for (int64_t g = 0; g < p.groups; ++g)
+      std::fill(scales + g * stride + tokens, scales + (g + 1) * stride, 0.0f);
   }
 }
 

@@ -166,10 +166,13 @@ void RunProducts(const LinearContext& context, std::span<const LinearOp> ops, co
 
   size_t packed = 0;
   uint64_t total_bytes = 0;
+  int64_t scratch_bytes = 0;
   scratch.products.clear();
   for (const LinearOp& op : ops) {
     HARROW_CHECK(op.weight->cols == k);
     const LinearKernel& kernel = *ChooseKernel(*op.weight, m).kernel;
+    const auto bytes = kernel.scratch_bytes != nullptr ? kernel.scratch_bytes : LinearScratchBytes;
+    scratch_bytes = std::max(scratch_bytes, bytes(m, k));
     const XFormat format = kernel.x_format(op.weight->spec, m);
     const PackedX* shared = nullptr;
     for (size_t i = 0; i < packed; ++i) {
@@ -191,8 +194,8 @@ void RunProducts(const LinearContext& context, std::span<const LinearOp> ops, co
     const uint64_t begin = total_bytes * static_cast<uint64_t>(thread) / threads;
     const uint64_t end = total_bytes * static_cast<uint64_t>(thread + 1) / threads;
     LinearTask task;
-    task.scratch = scratch.threads[static_cast<size_t>(thread)].Reserve(
-        static_cast<uint64_t>(LinearScratchBytes(m, k)));
+    task.scratch =
+        scratch.threads[static_cast<size_t>(thread)].Reserve(static_cast<uint64_t>(scratch_bytes));
     for (const LinearScratch::Product& product : scratch.products) {
       const LinearWeight& weight = *product.op->weight;
       const uint64_t first = product.begin_byte;

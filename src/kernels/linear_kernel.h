@@ -18,6 +18,7 @@ enum class XElement : uint8_t {
   kF32RoundedToBf16,  // float32 that holds a bf16
   kBf16,
   kI8,  // symmetric, one scale per token and group
+  kU8,  // kI8 + 128
 };
 
 enum class XLayout : uint8_t {
@@ -25,13 +26,14 @@ enum class XLayout : uint8_t {
   kRows,       // [chunk of 64 bytes along k][m][64 bytes]; the last chunk is zero padded
   kCells,      // per token block: [cell of 4 bytes along k][tokens of the block]; k is zero padded
                // to a multiple of 32. kI8: scales and corrections [group][tokens of the block]
+  kTiles,      // kCells with all blocks but the last full, and that padded to BlockStride()
 };
 
 struct XFormat {
   XElement element = XElement::kF32;
   XLayout layout = XLayout::kReference;
   int32_t group = 0;         // kI8: inputs that share a scale
-  int32_t block_tokens = 0;  // kCells: the most tokens a block may have
+  int32_t block_tokens = 0;  // kCells, kTiles: the most tokens a block may have
 
   bool operator==(const XFormat&) const = default;
 };
@@ -46,9 +48,17 @@ struct PackedX {
   int64_t blocks = 0;  // token blocks; block b holds tokens [BlockBegin(b), BlockBegin(b + 1))
   const std::byte* values = nullptr;
   const float* scales = nullptr;
-  const int32_t* corrections = nullptr;  // -128 * sum of the group's integers
+  const int32_t* corrections = nullptr;  // kI8: -128 * sum of the group's integers
 
-  int64_t BlockBegin(int64_t b) const { return b * m / blocks; }
+  int64_t BlockBegin(int64_t b) const {
+    if (format.layout != XLayout::kTiles) return b * m / blocks;
+    return b < blocks ? b * format.block_tokens : m;
+  }
+  // Tokens that the layout gives to block b: of kTiles a multiple of 16.
+  int64_t BlockStride(int64_t b) const {
+    const int64_t tokens = BlockBegin(b + 1) - BlockBegin(b);
+    return format.layout == XLayout::kTiles ? (tokens + 15) / 16 * 16 : tokens;
+  }
 };
 
 // A share of one product: rows [row_begin, row_end) of W for all tokens. row_begin is a multiple of
@@ -60,7 +70,7 @@ struct LinearTask {
   int64_t y_stride = 0;
   int64_t row_begin = 0;
   int64_t row_end = 0;
-  std::byte* scratch = nullptr;  // LinearScratchBytes(m, k), 64-byte aligned, of this thread
+  std::byte* scratch = nullptr;  // scratch_bytes(m, k), 64-byte aligned, of this thread
 };
 
 struct LinearKernel {
@@ -72,6 +82,7 @@ struct LinearKernel {
   // For kernels that are the fastest of their tier only at some densities (StoredDensity) or M:
   // whether this is such a case, on the machine of decision 041. Null: always. `supports` holds.
   bool (*pays)(const LinearWeight&, int64_t m) = nullptr;
+  int64_t (*scratch_bytes)(int64_t m, int64_t k) = nullptr;  // null: LinearScratchBytes
 };
 
 // Fastest first: of those that run here and support the weight the first that pays is taken. The

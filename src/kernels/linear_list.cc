@@ -1,5 +1,6 @@
 // Every linear kernel, fastest first. One line a kernel.
 #include "kernels/cpu/linear_cpu.h"
+#include "kernels/linear.h"
 #include "kernels/linear_kernel.h"
 
 namespace harrow {
@@ -17,9 +18,25 @@ bool Always(const WeightSpec&) {
 #define HARROW_ENTRY(tier, isa, name, format, values, x, run) \
   { "linear." name "." #tier, isa, Is<FormatId::format, ValueType::values>, tier::x, tier::run }
 
+// Where passing over empty cells beats expanding them: decision 041.
+template <int64_t kMinM, int kMaxPercent>
+bool Sparse(const LinearWeight& weight, int64_t m) {
+  return m >= kMinM && StoredDensity(weight) * 100 <= kMaxPercent;
+}
+// An entry that passes over empty cells, for M and densities (in percent) where that pays.
+#define HARROW_SKIP_ENTRY(tier, isa, name, format, values, x, run, min_m, max_percent)    \
+  {                                                                                       \
+    "linear." name "_skip." #tier, isa, Is<FormatId::format, ValueType::values>, tier::x, \
+        tier::run, Sparse<min_m, max_percent>, tier::SkipScratchBytes                     \
+  }
+
 // The entries of one tier.
 #define HARROW_TIER(tier, isa)                                                                    \
-  HARROW_ENTRY(tier, isa, "dense_bf16", kDense, kBf16, LinearDenseX, LinearDenseBf16),            \
+  HARROW_SKIP_ENTRY(tier, isa, "bitmask_bf16", kBitmask, kBf16, LinearSkipBf16X,                  \
+                    LinearSkipBitmaskBf16, 64, 40),                                               \
+      HARROW_SKIP_ENTRY(tier, isa, "bitmask_i8", kBitmask, kI8, LinearSkipI8X,                    \
+                        LinearSkipBitmaskI8, 64, 20),                                             \
+      HARROW_ENTRY(tier, isa, "dense_bf16", kDense, kBf16, LinearDenseX, LinearDenseBf16),        \
       HARROW_ENTRY(tier, isa, "dense_f16", kDense, kF16, LinearDenseX, LinearDenseF16),           \
       HARROW_ENTRY(tier, isa, "dense_f32", kDense, kF32, LinearDenseX, LinearDenseF32),           \
       HARROW_ENTRY(tier, isa, "dense_panel_i8", kDensePanel, kI8, LinearI8X, LinearDensePanelI8), \

@@ -137,7 +137,7 @@ INSTANTIATE_TEST_SUITE_P(Listed, LinearKernelTest, ::testing::ValuesIn(ListLinea
                          });
 
 constexpr int64_t kTails[] = {1, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 129, 300};
-constexpr int64_t kTokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 24, 25, 33};
+constexpr int64_t kTokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 24, 25, 33, 64, 85};
 constexpr double kDensities[] = {0, 0.1, 0.5, 0.9, 1};
 
 int64_t WholeGroups(const WeightSpec& spec, int64_t cols) {
@@ -218,8 +218,8 @@ TEST_P(LinearKernelTest, NonFiniteActivationsShow) {
     Rng rng(11);
     const int64_t cols = 128;
     std::vector<float> w = RandomWeight(spec, 20, cols, 0.5, &rng);
-    // Inputs whose block is not stored reach no output.
-    for (int64_t r = 0; spec.block_rows > 0 && r < 20; ++r)
+    // Inputs whose block or cell is not stored may reach no output.
+    for (int64_t r = 0; spec.of_m == 0 && r < 20; ++r)
       w[static_cast<size_t>(r * cols + 5)] = 0.5f;
     const LinearWeight weight = PackWeight(spec, 20, cols, w.data()).value();
     for (const int64_t m : {2, 14}) {

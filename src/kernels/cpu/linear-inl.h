@@ -5,11 +5,12 @@
 // Sums live in arrays that must become registers. Loops over them are therefore written as fold
 // expressions: GCC 12 unrolls nested loops after it has decided which arrays to keep in memory.
 //
-// Four loops do all the work:
+// Five loops do all the work:
 // - RowsKernel: row-major weights, few tokens. One stream of weights a thread; x comes from cache.
 // - Fused*: panel weights, few tokens. A decoder yields units straight into registers.
 // - Expanded*: many tokens. A pair of panels is expanded, kExpandUnits cells at a time, into
 //   first-level cache, and one micro-kernel runs over all token blocks, whatever the format was.
+// - Skip*: very sparse panel weights, many tokens. Only cells with a non-zero are visited.
 // - Blocks*: block weights, any number of tokens. Only stored units are visited.
 
 // How far ahead of a stream of weights to ask memory for it. The hardware's prefetcher alone does
@@ -113,6 +114,8 @@ HARROW_INLINE void StoreLanes(float* y, F value, int64_t lanes) {
 //
 #include "kernels/cpu/many_tokens-inl.h"
 //
+#include "kernels/cpu/skip_cells-inl.h"
+//
 #include "kernels/cpu/blocks-inl.h"
 
 // ---- entries: what x they want, and which loop runs
@@ -160,6 +163,22 @@ XFormat LinearBf16X(const WeightSpec&, int64_t m) {
 
 XFormat LinearI8X(const WeightSpec& spec, int64_t m) {
   return CellsX(XElement::kI8, static_cast<int32_t>(ActivationGroup(spec.group)), m, kFusedTokens);
+}
+
+XFormat SkipX(XElement element, int32_t group) {
+  XFormat format;
+  format.element = element;
+  format.layout = XLayout::kTiles;
+  format.group = group;
+  format.block_tokens = kSkipTile;
+  return format;
+}
+XFormat LinearSkipBf16X(const WeightSpec&, int64_t) {
+  return SkipX(MathBf16::kElement, 0);
+}
+XFormat LinearSkipI8X(const WeightSpec& spec, int64_t) {
+  return SkipX(kOffsetWeights ? XElement::kU8 : XElement::kI8,
+               static_cast<int32_t>(ActivationGroup(spec.group)));
 }
 
 template <class Math, class Loader>
@@ -236,4 +255,11 @@ void LinearBlockBf16(const LinearTask& task) noexcept {
 }
 void LinearBlockI8(const LinearTask& task) noexcept {
   RunBlocks<ValueType::kI8, 4>(task);
+}
+
+void LinearSkipBitmaskBf16(const LinearTask& task) noexcept {
+  SkipCellsRun<SkipBf16<MaskedBf16<false>>>(task);
+}
+void LinearSkipBitmaskI8(const LinearTask& task) noexcept {
+  SkipCellsRun<SkipI8<MaskedI8<false>>>(task);
 }

@@ -4,27 +4,32 @@
 
 #include "kernels/linear_kernel.h"
 
-#define HARROW_DECLARE_TIER(tier)                           \
-  namespace harrow::tier {                                  \
-  XFormat LinearDenseX(const WeightSpec& spec, int64_t m);  \
-  XFormat LinearBf16X(const WeightSpec& spec, int64_t m);   \
-  XFormat LinearI8X(const WeightSpec& spec, int64_t m);     \
-  void LinearDenseF32(const LinearTask& task) noexcept;     \
-  void LinearDenseF16(const LinearTask& task) noexcept;     \
-  void LinearDenseBf16(const LinearTask& task) noexcept;    \
-  void LinearDensePanelI8(const LinearTask& task) noexcept; \
-  void LinearBitmaskBf16(const LinearTask& task) noexcept;  \
-  void LinearBitmaskI8(const LinearTask& task) noexcept;    \
-  void LinearNmBf16(const LinearTask& task) noexcept;       \
-  void LinearNmI8(const LinearTask& task) noexcept;         \
-  void LinearBlockBf16(const LinearTask& task) noexcept;    \
-  void LinearBlockI8(const LinearTask& task) noexcept;      \
-  void LinearDensePanelI4(const LinearTask& task) noexcept; \
-  void LinearDensePanelU4(const LinearTask& task) noexcept; \
-  void LinearBitmaskI4(const LinearTask& task) noexcept;    \
-  void LinearBitmaskU4(const LinearTask& task) noexcept;    \
-  void LinearNmI4(const LinearTask& task) noexcept;         \
-  void LinearNmU4(const LinearTask& task) noexcept;         \
+#define HARROW_DECLARE_TIER(tier)                              \
+  namespace harrow::tier {                                     \
+  XFormat LinearDenseX(const WeightSpec& spec, int64_t m);     \
+  XFormat LinearBf16X(const WeightSpec& spec, int64_t m);      \
+  XFormat LinearI8X(const WeightSpec& spec, int64_t m);        \
+  void LinearDenseF32(const LinearTask& task) noexcept;        \
+  void LinearDenseF16(const LinearTask& task) noexcept;        \
+  void LinearDenseBf16(const LinearTask& task) noexcept;       \
+  void LinearDensePanelI8(const LinearTask& task) noexcept;    \
+  void LinearBitmaskBf16(const LinearTask& task) noexcept;     \
+  void LinearBitmaskI8(const LinearTask& task) noexcept;       \
+  void LinearNmBf16(const LinearTask& task) noexcept;          \
+  void LinearNmI8(const LinearTask& task) noexcept;            \
+  void LinearBlockBf16(const LinearTask& task) noexcept;       \
+  void LinearBlockI8(const LinearTask& task) noexcept;         \
+  void LinearDensePanelI4(const LinearTask& task) noexcept;    \
+  void LinearDensePanelU4(const LinearTask& task) noexcept;    \
+  void LinearBitmaskI4(const LinearTask& task) noexcept;       \
+  void LinearBitmaskU4(const LinearTask& task) noexcept;       \
+  void LinearNmI4(const LinearTask& task) noexcept;            \
+  void LinearNmU4(const LinearTask& task) noexcept;            \
+  XFormat LinearSkipBf16X(const WeightSpec& spec, int64_t m);  \
+  XFormat LinearSkipI8X(const WeightSpec& spec, int64_t m);    \
+  int64_t SkipScratchBytes(int64_t m, int64_t k);              \
+  void LinearSkipBitmaskBf16(const LinearTask& task) noexcept; \
+  void LinearSkipBitmaskI8(const LinearTask& task) noexcept;   \
   }
 
 #if defined(__x86_64__)

@@ -21,6 +21,7 @@ constexpr int kMicroPanels = 1;
 constexpr int kMicroTokens = 4;
 constexpr int kFusedTokens = 4;
 constexpr int kRowTokens = 4;
+constexpr int kSkipSets = 1;
 constexpr int Partials(int tokens) {
   return tokens == 1 ? 4 : tokens == 2 ? 2 : 1;
 }
@@ -331,6 +332,34 @@ HARROW_INLINE UnitI8 ExpandI4(const Background4<kHasZeros>& b, const void* p, ui
   const __m128i w2 = ExpandHalfBytes(b, 2, p, &at, mask >> 32 & 0xffff);
   const __m128i w3 = ExpandHalfBytes(b, 3, p, &at, static_cast<uint32_t>(mask >> 48));
   return {_mm256_set_m128i(w1, w0), _mm256_set_m128i(w3, w2)};
+}
+
+// ---- passing over empty cells
+
+HARROW_INLINE uint32_t ZeroLanes(const void* p) {
+  const __m256i equal = _mm256_cmpeq_epi32(Load32(p), _mm256_setzero_si256());
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(equal)));
+}
+HARROW_INLINE uint16_t NonzeroLanes(const void* p) {
+  return static_cast<uint16_t>(~(ZeroLanes(p) | ZeroLanes(After(p, 32)) << 8));
+}
+// Bit `bit` of each of 32 words.
+HARROW_INLINE uint32_t BitOfWords(const uint16_t* words, int bit) {
+  const __m128i shift = _mm_cvtsi32_si128(15 - bit);
+  const __m256i signs = _mm256_packs_epi16(_mm256_sll_epi16(Load32(words), shift),
+                                           _mm256_sll_epi16(Load32(words + 16), shift));
+  return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permute4x64_epi64(signs, 0xd8)));
+}
+HARROW_INLINE void StoreSignedI8(void* p, UnitI8 v) {
+  StoreExpandedI8(p, v);
+}
+// Activations have no offset in this tier (kOffsetWeights).
+HARROW_INLINE I SubCellOffsets(I acc, const void*) {
+  return acc;
+}
+// acc + w . x along each cell, for the cells of 16 tokens at x and one row's cell w.
+HARROW_INLINE I DotTokens(I acc, const void* x, I w) {
+  return {DotHalf(acc.a, w.a, Load32(x)), DotHalf(acc.b, w.b, Load32(After(x, 32)))};
 }
 
 // 8 rows x 8 columns of `rows` to 8 pieces of 32 bytes, 64 bytes apart at `out`.

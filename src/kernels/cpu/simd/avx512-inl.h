@@ -13,6 +13,8 @@ constexpr int kMicroPanels = 2;
 constexpr int kMicroTokens = 12;
 constexpr int kFusedTokens = 4;
 constexpr int kRowTokens = 4;
+// Sums of 64 tokens that skip_cells-inl.h keeps side by side.
+constexpr int kSkipSets = 4;
 // Independent partial sums per output: enough in total to hide the latency of the dot product.
 constexpr int Partials(int tokens) {
   return tokens == 1 ? 4 : tokens <= 4 ? 2 : 1;
@@ -258,6 +260,30 @@ HARROW_INLINE UnitI8 ExpandI4(Background b, const void* p, uint64_t odd, uint64_
       _mm512_multishift_epi64_epi8(_mm512_set1_epi64(static_cast<int64_t>(kShifts[odd])), spread);
   return _mm512_mask_expand_epi8(
       b.value, mask, _mm512_and_si512(codes, _mm512_set1_epi8(static_cast<char>(0xf0))));
+}
+
+// ---- passing over empty cells
+
+// The lanes of the 64 bytes at p that are not 0.
+HARROW_INLINE uint16_t NonzeroLanes(const void* p) {
+  const __m512i v = _mm512_loadu_si512(p);
+  return _mm512_test_epi32_mask(v, v);
+}
+// Bit `bit` of each of 32 words.
+HARROW_INLINE uint32_t BitOfWords(const uint16_t* words, int bit) {
+  return _mm512_test_epi16_mask(_mm512_loadu_si512(words),
+                                _mm512_set1_epi16(static_cast<short>(1 << bit)));
+}
+HARROW_INLINE void StoreSignedI8(void* p, UnitI8 v) {
+  _mm512_storeu_si512(p, _mm512_xor_si512(v, _mm512_set1_epi8(-128)));
+}
+// Lane by lane acc - 128 * the sum of a cell of the 64 signed codes at p.
+HARROW_INLINE I SubCellOffsets(I acc, const void* p) {
+  return SubI(acc, DotI8(ZeroI(), _mm512_set1_epi8(-128), _mm512_loadu_si512(p)));
+}
+// acc + w . x along each cell, for the cells of 16 tokens at x (kU8) and one row's cell w.
+HARROW_INLINE I DotTokens(I acc, const void* x, I w) {
+  return DotI8(acc, _mm512_loadu_si512(x), w);
 }
 
 // Transposes 16 rows of 16 four-byte elements to 16 units of 64 bytes at `out`. Row i is
