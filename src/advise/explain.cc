@@ -1,12 +1,14 @@
 #include "advise/explain.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <tuple>
 
 #include "advise/shape.h"
-#include "base/buffer.h"
 #include "formats/linear_weight.h"
 #include "kernels/linear.h"
 
@@ -66,6 +68,26 @@ const BreakEven* NearestCell(const MachineProfile& profile, const WeightSpec& sp
   return best;
 }
 
+// Stands for a weight's bytes: what kernels are chosen by is how many there are, not what they are.
+// Takes addresses, no memory.
+class ZeroBytes {
+ public:
+  explicit ZeroBytes(uint64_t count) {
+    void* const address =
+        ::mmap(nullptr, count, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (address != MAP_FAILED) bytes_ = {static_cast<const std::byte*>(address), count};
+  }
+  ~ZeroBytes() {
+    if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+  }
+  ZeroBytes(const ZeroBytes&) = delete;
+  ZeroBytes& operator=(const ZeroBytes&) = delete;
+  std::span<const std::byte> span() const { return bytes_; }
+
+ private:
+  std::span<const std::byte> bytes_;
+};
+
 std::string_view LimitOf(double us, double roof_us, double arithmetic_us) {
   constexpr double kMost = 0.6;  // of the time
   if (std::max(roof_us, arithmetic_us) < kMost * us) return "instructions";
@@ -104,8 +126,11 @@ Result<ExplainReport> ExplainLayer(const ExplainOptions& options, const MachineP
   report.dense_bytes = AnalyzeWeight(dense_spec, shape.rows, shape.cols, weights);
   report.profile_state = profile_state;
 
-  // What the choice depends on is the number of bytes, not what they are.
-  const AlignedArray<std::byte> bytes(report.weight_bytes);
+  const ZeroBytes bytes(report.weight_bytes);
+  if (bytes.span().empty()) {
+    return Error(StatusCode::kResourceLimit, "--explain: no address space for {} bytes",
+                 report.weight_bytes);
+  }
   const LinearWeight weight = {
       .spec = spec, .rows = shape.rows, .cols = shape.cols, .data = bytes.span()};
   const double peak = PeakOf(profile, spec.values);

@@ -150,19 +150,22 @@ std::vector<BreakEvenFormat> BreakEvenFormats() {
   };
   constexpr Precision kPrecisions[] = {
       {ValueType::kBf16, 0}, {ValueType::kI8, 128}, {ValueType::kI4, 64}};
-  // keep_n, of_m, block_rows, block_cols; all 0: zeros anywhere.
-  constexpr int32_t kPatterns[][4] = {{0, 0, 0, 0},  {2, 4, 0, 0},   {0, 0, 16, 1},
-                                      {0, 0, 16, 4}, {0, 0, 16, 16}, {0, 0, 1, 4}};
+  struct Pattern {
+    int32_t keep_n, of_m, block_rows, block_cols;  // all 0: zeros anywhere
+  };
+  constexpr Pattern kPatterns[] = {{0, 0, 0, 0},  {2, 4, 0, 0},   {0, 0, 16, 1},
+                                   {0, 0, 16, 4}, {0, 0, 16, 16}, {0, 0, 1, 4}};
   std::vector<BreakEvenFormat> formats;
   for (const Precision& precision : kPrecisions) {
-    for (const auto& [keep_n, of_m, block_rows, block_cols] : kPatterns) {
-      const WeightSpec wanted = {FormatId::kDense, precision.values, precision.group, keep_n, of_m,
-                                 block_rows,       block_cols};
-      const std::vector<WeightSpec> suitable = SuitableSpecs(wanted);
-      for (const WeightSpec& spec : suitable) {
-        const bool known = std::any_of(formats.begin(), formats.end(),
-                                       [&](const auto& format) { return format.spec == spec; });
-        if (!known) formats.push_back({spec, suitable.front()});
+    std::optional<WeightSpec> dense;  // the first of the first pattern
+    for (const Pattern& pattern : kPatterns) {
+      for (const FormatId format : AllFormats()) {
+        const WeightSpec spec = {
+            format,       precision.values,   precision.group,   pattern.keep_n,
+            pattern.of_m, pattern.block_rows, pattern.block_cols};
+        if (!ValidateSpec(spec).ok()) continue;
+        if (!dense) dense = spec;
+        formats.push_back({spec, *dense});
       }
     }
   }

@@ -19,8 +19,9 @@ Status MeasureRates(int threads, MachineProfile* profile, const RunControl* cont
 
 // ---- break-even tables
 
-// The formats of the table and the dense format that each is held against: for each precision all
-// that suit some pattern, so that a new format comes in by itself. Dense ones are their own.
+// The formats of the table and the dense format that each is held against: all of formats.def that
+// have BF16, INT8 (groups of 128) or INT4 (64) values, so that a new one comes in by itself. Dense
+// ones are their own.
 struct BreakEvenFormat {
   WeightSpec spec;
   WeightSpec dense;

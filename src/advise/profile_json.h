@@ -66,8 +66,8 @@ Status FromProfileJson(const nlohmann::json& json, const std::string& name, cons
     if (!json.is_array()) return Corruption("{}: expected a list, found {}", name, JsonQuote(json));
     out->clear();
     for (const nlohmann::json& element : json) {
-      HARROW_RETURN_IF_ERROR(FromProfileJson(element, fmt::format("{}[{}]", name, out->size()),
-                                             limits, &out->emplace_back()));
+      const std::string path = fmt::format("{}[{}]", name, out->size());
+      HARROW_RETURN_IF_ERROR(FromProfileJson(element, path, limits, &out->emplace_back()));
     }
     return OkStatus();
   } else if constexpr (std::is_same_v<T, std::string>) {
