@@ -213,8 +213,9 @@ struct DoctorReport {
     v("profile", profile, "the profile; its numbers are 0 when there is none");
   }
 };
-// The machine and its stored profile; measures nothing.
-Result<DoctorReport> Diagnose(const MachineOptions& machine, const RunControl* control);
+// The machine and its stored profile; measures nothing. What is wrong with the profile stands in
+// the report.
+Result<DoctorReport> Diagnose(const MachineOptions& machine);
 
 struct MeasureOptions {
   bool quick = false;

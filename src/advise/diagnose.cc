@@ -107,9 +107,9 @@ Status ApplyMachineOptions(const MachineOptions& options, const RunControl* cont
   return OkStatus();
 }
 
-Result<DoctorReport> DiagnoseMachine(const MachineOptions& options, const RunControl* control) {
+Result<DoctorReport> DiagnoseMachine(const MachineOptions& options) {
   HARROW_RETURN_IF_ERROR(ApplyKernelOptions(options));
-  return ReportOf(InstallProfile(options.profile, control));
+  return ReportOf(InstallProfile(options.profile, nullptr));
 }
 
 Result<DoctorReport> MeasureAndStore(const MeasureOptions& measure, const MachineOptions& options,
@@ -125,7 +125,7 @@ Result<DoctorReport> MeasureAndStore(const MeasureOptions& measure, const Machin
       const MachineProfile profile,
       MeasureProfile(measure, threads, stored.status.ok() ? &stored.profile : nullptr, control));
   HARROW_RETURN_IF_ERROR(StoreProfile(stored.file.path, profile));
-  return ReportOf(InstallProfile(options.profile, control));
+  return ReportOf(InstallProfile(options.profile, nullptr));
 }
 
 Result<ExplainReport> ExplainHere(const ExplainOptions& explain, const MachineOptions& options,

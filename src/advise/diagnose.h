@@ -9,7 +9,7 @@
 namespace harrow {
 
 Status ApplyMachineOptions(const MachineOptions& options, const RunControl* control);
-Result<DoctorReport> DiagnoseMachine(const MachineOptions& options, const RunControl* control);
+Result<DoctorReport> DiagnoseMachine(const MachineOptions& options);
 Result<DoctorReport> MeasureAndStore(const MeasureOptions& measure, const MachineOptions& options,
                                      const RunControl* control);
 Result<ExplainReport> ExplainHere(const ExplainOptions& explain, const MachineOptions& options,

@@ -25,7 +25,7 @@ Result<WeightStack> WeightStack::Make(const WeightSpec& spec, int64_t rows, int6
   HARROW_ASSIGN_OR_RETURN(const LinearWeight weight,
                           PackRandomWeight(spec, rows, cols, density, /*seed=*/1));
   const uint64_t each = (weight.data.size() + 63) / 64 * 64;
-  const uint64_t count = std::max<uint64_t>(2, bytes / each);
+  const uint64_t count = std::max<uint64_t>(2, (bytes + each - 1) / each);
   WeightStack stack;
   stack.memory_ = AlignedArray<std::byte>(count * each);
   for (uint64_t i = 0; i < count; ++i) {
@@ -46,7 +46,7 @@ const LinearWeight& WeightStack::Next() {
 }
 
 uint64_t DefaultStackBytes() {
-  return std::clamp<uint64_t>(2 * LastLevelCacheBytes(), uint64_t{64} << 20, uint64_t{512} << 20);
+  return std::clamp<uint64_t>(3 * LastLevelCacheBytes(), uint64_t{64} << 20, uint64_t{512} << 20);
 }
 
 ProductTimer::ProductTimer(ThreadPool* pool, int64_t m, int64_t rows, int64_t cols)

@@ -19,7 +19,7 @@ namespace harrow {
 // them in turn, so that each finds its weight in memory. Movable, not thread safe.
 class WeightStack {
  public:
-  // At least two copies and about `bytes`.
+  // At least two copies, and no fewer than make `bytes`.
   static Result<WeightStack> Make(const WeightSpec& spec, int64_t rows, int64_t cols,
                                   double density, uint64_t bytes);
 
@@ -33,7 +33,8 @@ class WeightStack {
   int64_t next_ = 0;
 };
 
-// More than the last-level cache holds: twice, 64 to 512 MiB.
+// More than the last-level cache holds, also of what is timed in between: three times, 64 to 512
+// MiB.
 uint64_t DefaultStackBytes();
 
 // M tokens of random x times weights of one shape. `pool` must outlive it.

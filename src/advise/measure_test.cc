@@ -114,7 +114,7 @@ TEST(RivalKernels, AreOneOfEachKindThatRunsHere) {
 }
 
 TEST(WeightStack, GivesItsCopiesInTurn) {
-  WeightStack stack = WeightStack::Make(ParseSpec("dense-bf16").value(), 16, 32, 1, 4000).value();
+  WeightStack stack = WeightStack::Make(ParseSpec("dense-bf16").value(), 16, 32, 1, 3000).value();
   ASSERT_EQ(stack.size(), 3);
   const std::byte* const first = stack.Next().data.data();
   EXPECT_EQ(stack.Next().data.data(), first + 1024);

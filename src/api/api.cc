@@ -120,8 +120,8 @@ Status ConfigureMachine(const MachineOptions& options, const RunControl* control
   return ApplyMachineOptions(options, control);
 }
 
-Result<DoctorReport> Diagnose(const MachineOptions& machine, const RunControl* control) {
-  return DiagnoseMachine(machine, control);
+Result<DoctorReport> Diagnose(const MachineOptions& machine) {
+  return DiagnoseMachine(machine);
 }
 
 Result<DoctorReport> MeasureMachine(const MeasureOptions& options, const MachineOptions& machine,

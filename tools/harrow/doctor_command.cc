@@ -105,7 +105,7 @@ void AddDoctor(Shell* shell) {
     HARROW_ASSIGN_OR_RETURN(DoctorReport report,
                             state->measure
                                 ? MeasureMachine(state->measuring, state->machine, shell->control())
-                                : Diagnose(state->machine, shell->control()));
+                                : Diagnose(state->machine));
     if (state->format == "md") {
       if (report.profile.empty()) {
         return Status(StatusCode::kNotFound, "no machine profile: " + report.profile_state);
