@@ -191,7 +191,7 @@ void Run(benchmark::State& state, const Case& c) {
       if (c.prefill) {
         peaks.push_back(executed / mine.back() / Bf16Peak());
       } else {
-        rates.push_back(bench::ReadRate(&Pool(), some.memory()));
+        rates.push_back(bench::ReadRate(&Pool(), some.memory().span()));
         roofs.push_back(bytes / mine.back() / rates.back());
       }
       if (all != nullptr) whole.push_back(all->Time());

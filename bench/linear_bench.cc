@@ -130,7 +130,7 @@ void Run(benchmark::State& state, const Case& c) {
   const std::unique_ptr<LinearScratch, LinearScratchDeleter> scratch(NewLinearScratch());
   std::unique_ptr<OneDnnGemm> onednn;
   if (spec.values == ValueType::kBf16 || IsQuantized(spec.values)) {
-    onednn = NewOneDnnGemm(IsQuantized(spec.values), c.m, c.rows, c.cols, bytes, g_threads);
+    onednn = NewOneDnnGemm(IsQuantized(spec.values), c.m, c.rows, c.cols, bytes, g_flags.threads);
   }
   std::vector<double> mine;
   std::vector<double> onednn_times;

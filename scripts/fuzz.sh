@@ -16,7 +16,7 @@ for target in "${targets[@]}"; do
   [ -d "$seeds" ] && cp -n "$seeds"/* "$corpus"/
   dict=fuzz/dict/$target.dict
   case $target in
-    fuzz_tokenizer_json | fuzz_hf_config | fuzz_safetensors) [ -f "$dict" ] || dict=fuzz/dict/json.dict ;;
+    fuzz_tokenizer_json | fuzz_hf_config | fuzz_safetensors | fuzz_profile) [ -f "$dict" ] || dict=fuzz/dict/json.dict ;;
   esac
   options=()
   [ -f "$dict" ] && options+=("-dict=$dict")

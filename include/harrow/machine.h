@@ -1,12 +1,12 @@
-// The machine that Harrow runs on: threads, instruction sets, kernels.
+// How a call uses the machine: threads, instruction set, kernels.
 #ifndef HARROW_MACHINE_H_
 #define HARROW_MACHINE_H_
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "harrow/fields.h"
+#include "harrow/run_control.h"
 #include "harrow/status.h"
 
 namespace harrow {
@@ -16,6 +16,7 @@ struct MachineOptions {
   std::string isa;
   std::string kernel;
   std::string activations;
+  std::string profile;
 
   template <class V>
   void Visit(V&& v) {
@@ -26,44 +27,15 @@ struct MachineOptions {
       "force kernels whose name starts with this (also HARROW_KERNEL); empty: automatic");
     v("activations", activations,
       "of quantized weights: int8, or bf16, slower (also HARROW_ACTIVATIONS); empty: int8");
+    v("profile", profile,
+      "machine profile that kernels are chosen by, a file that `harrow doctor --measure` wrote "
+      "(also HARROW_PROFILE); none: the built-in rules; empty: this machine's, if there is one");
   }
 };
-// Applies `isa`, `kernel` and `activations` to the whole process; fails when this machine cannot
-// run them. Not thread safe against running models.
-Status ConfigureMachine(const MachineOptions& options);
-
-struct KernelEntry {
-  std::string name;
-  std::string isa;
-  bool runs_here = false;
-
-  template <class V>
-  void Visit(V&& v) {
-    v("name", name, "name, as in reports and HARROW_KERNEL");
-    v("isa", isa, "instruction set that it needs");
-    v("runs_here", runs_here, "whether it can run under the active instruction set");
-  }
-};
-
-struct DoctorReport {
-  std::string cpu;
-  int32_t cpus = 0;
-  uint64_t l3_bytes = 0;
-  std::string isa_detected;
-  std::string isa_active;
-  std::vector<KernelEntry> kernels;
-
-  template <class V>
-  void Visit(V&& v) {
-    v("cpu", cpu, "model name of the CPU");
-    v("cpus", cpus, "CPUs that this process may use");
-    v("l3_bytes", l3_bytes, "last-level cache, as the system reports it; 0: unknown");
-    v("isa_detected", isa_detected, "best instruction set of this CPU and system");
-    v("isa_active", isa_active, "the one in use (capped by --isa or HARROW_ISA)");
-    v("kernels", kernels, "every linear kernel, fastest first");
-  }
-};
-DoctorReport Diagnose();
+// Applies `isa`, `kernel`, `activations` and `profile` to the whole process; fails when this machine
+// cannot run the first two. A profile that is damaged or another machine's is warned of through `control` and
+// left aside. Not thread safe against running models.
+Status ConfigureMachine(const MachineOptions& options, const RunControl* control = nullptr);
 
 }  // namespace harrow
 

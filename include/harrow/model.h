@@ -182,7 +182,8 @@ struct ScoreReport {
 class LanguageModel {
  public:
   static Result<std::unique_ptr<LanguageModel>> Open(const std::string& model,
-                                                     const MachineOptions& machine);
+                                                     const MachineOptions& machine,
+                                                     const RunControl* control = nullptr);
   ~LanguageModel();
   LanguageModel(const LanguageModel&) = delete;
   LanguageModel& operator=(const LanguageModel&) = delete;

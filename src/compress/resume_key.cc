@@ -43,6 +43,10 @@ Result<std::string> ResumeKey(const Checkpoint& source, std::string_view recipe,
   identity +=
       fmt::format("\n{}\n{}\n{} {} {} {}\n", kAlgorithmVersion, recipe, IsaName(ActiveIsa()),
                   ForcedLinearKernel(), ActivationsName(QuantizedActivations()), threads);
+  for (const KernelChoice& choice : InstalledKernelChoices()) {
+    identity += fmt::format("{} {} {} {} {} {}\n", SpecName(choice.spec), choice.min_density,
+                            choice.max_density, choice.min_m, choice.max_m, choice.kernel);
+  }
   const uint64_t seed = XXH3_64bits(identity.data(), identity.size());
   return fmt::format(
       "{:016x}", XXH3_64bits_withSeed(calibration_ids.data(), calibration_ids.size_bytes(), seed));

@@ -14,8 +14,8 @@ namespace harrow {
 
 // A hash of the source (text of config.json, sizes and times of the weight files: enough to notice
 // a change without reading gigabytes), the recipe with defaults, the calibration token ids, and
-// what decides how sums round: the instruction set, the forced kernel, the activations of quantized
-// weights and the number of threads.
+// what decides how sums round: the instruction set, kernels forced or chosen by a machine profile,
+// the activations of quantized weights and the number of threads.
 Result<std::string> ResumeKey(const Checkpoint& source, std::string_view recipe, int threads,
                               std::span<const int32_t> calibration_ids);
 

@@ -6,12 +6,12 @@
 #include <nlohmann/json.hpp>
 
 #include "base/atomic_file.h"
+#include "base/statistics.h"
 #include "eval/loaded_model.h"
 #include "eval/page.h"
 #include "eval/perplexity.h"
 #include "eval/recipe_run.h"
 #include "eval/sensitivity.h"
-#include "eval/statistics.h"
 #include "harrow/compress.h"
 
 namespace harrow {

@@ -5,11 +5,11 @@
 #include <optional>
 #include <vector>
 
+#include "base/machine.h"
 #include "base/mapped_file.h"
-#include "eval/diagnose.h"
+#include "base/statistics.h"
 #include "eval/loaded_model.h"
 #include "eval/speed.h"
-#include "eval/statistics.h"
 #include "kernels/isa.h"
 #include "runtime/session.h"
 

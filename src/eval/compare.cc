@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/statistics.h"
 #include "eval/divergence.h"
 #include "eval/perplexity.h"
 #include "eval/speed.h"
-#include "eval/statistics.h"
 #include "runtime/session.h"
 
 namespace harrow {

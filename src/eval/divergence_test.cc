@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/machine.h"
 #include "base/rng.h"
 #include "eval/bench.h"
 #include "eval/speed.h"

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "eval/statistics.h"
+#include "base/statistics.h"
 #include "kernels/attention.h"
 #include "runtime/sampler.h"
 #include "runtime/session.h"

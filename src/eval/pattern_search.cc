@@ -7,11 +7,11 @@
 
 #include "base/atomic_file.h"
 #include "base/rng.h"
+#include "base/statistics.h"
 #include "compress/layer_trials.h"
 #include "compress/methods/selection.h"
 #include "eval/page.h"
 #include "eval/sensitivity.h"
-#include "eval/statistics.h"
 
 namespace harrow {
 namespace {

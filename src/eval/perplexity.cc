@@ -4,7 +4,7 @@
 #include <chrono>
 #include <cmath>
 
-#include "eval/statistics.h"
+#include "base/statistics.h"
 #include "runtime/session.h"
 
 namespace harrow {

@@ -6,12 +6,12 @@
 #include <map>
 
 #include "base/atomic_file.h"
+#include "base/statistics.h"
 #include "compress/layer_trials.h"
 #include "compress/methods/selection.h"
 #include "eval/change_scorer.h"
 #include "eval/page.h"
 #include "eval/perplexity.h"
-#include "eval/statistics.h"
 
 namespace harrow {
 namespace {

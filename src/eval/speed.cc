@@ -1,14 +1,10 @@
 #include "eval/speed.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <memory>
 
 #include "base/rng.h"
-#include "kernels/read_stream.h"
 #include "runtime/session.h"
 
 namespace harrow {
@@ -53,44 +49,6 @@ struct Runner {
 };
 
 }  // namespace
-
-// sysfs first: under a hypervisor sysconf() may report the caches of the whole host.
-uint64_t LastLevelCacheBytes() {
-  uint64_t largest = 0;
-  for (int index = 0; index < 8; ++index) {
-    std::ifstream file(fmt::format("/sys/devices/system/cpu/cpu0/cache/index{}/size", index));
-    uint64_t size = 0;
-    char unit = ' ';
-    if (!(file >> size)) break;
-    file >> unit;
-    largest = std::max(largest, size << (unit == 'K' ? 10 : unit == 'M' ? 20 : 0));
-  }
-  if (largest > 0) return largest;
-  const long bytes = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return bytes > 0 ? static_cast<uint64_t>(bytes) : 0;
-}
-
-MemoryRoof::MemoryRoof(ThreadPool* pool)
-    : pool_(pool),
-      buffer_(
-          std::clamp<uint64_t>(4 * LastLevelCacheBytes(), uint64_t{128} << 20, uint64_t{2} << 30) /
-          sizeof(uint64_t)),
-      sums_(pool->size()) {
-  // Written once, or every page would be the same page of zeros.
-  std::fill(buffer_.begin(), buffer_.end(), uint64_t{1});
-}
-
-double MemoryRoof::ProbeGbps() {
-  const int64_t count = static_cast<int64_t>(buffer_.size());
-  const int64_t threads = pool_->size();
-  const auto start = Clock::now();
-  pool_->Run([&](int index) {
-    const int64_t begin = count * index / threads;
-    const int64_t end = count * (index + 1) / threads;
-    sums_[index] = ReadStream(buffer_.span().subspan(begin, end - begin));
-  });
-  return static_cast<double>(bytes()) / Seconds(start) / 1e9;
-}
 
 Result<std::vector<SpeedSamples>> MeasureSpeed(const std::vector<const LoadedModel*>& models,
                                                const SpeedPlan& plan, MemoryRoof* roof,

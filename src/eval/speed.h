@@ -5,30 +5,13 @@
 #include <cstdint>
 #include <vector>
 
-#include "base/buffer.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "eval/loaded_model.h"
 #include "harrow/run_control.h"
+#include "kernels/memory_roof.h"
 
 namespace harrow {
-
-// Size of the last-level cache as the system reports it; 0 when unknown.
-uint64_t LastLevelCacheBytes();
-
-// Plain stream-read bandwidth: every thread of the pool sums its own contiguous part of a buffer
-// several times larger than the last-level cache. Not thread safe; `pool` must outlive it.
-class MemoryRoof {
- public:
-  explicit MemoryRoof(ThreadPool* pool);
-  double ProbeGbps();  // 1e9 bytes per second, of one pass over the buffer
-  uint64_t bytes() const { return buffer_.size() * sizeof(uint64_t); }
-
- private:
-  ThreadPool* pool_;
-  AlignedArray<uint64_t> buffer_;
-  std::vector<uint64_t> sums_;  // kept so that the reads cannot be optimized away
-};
 
 struct SpeedPlan {
   int64_t n_prompt = 0;  // 0: no prefill measurement

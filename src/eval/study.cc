@@ -9,12 +9,12 @@
 #include <set>
 
 #include "base/atomic_file.h"
+#include "base/machine.h"
 #include "compress/output_path.h"
 #include "compress/plan.h"
 #include "compress/report_json.h"
 #include "compress/resume_key.h"
 #include "eval/compare.h"
-#include "eval/diagnose.h"
 #include "eval/frontier.h"
 #include "eval/perplexity.h"
 #include "eval/recipe_run.h"

@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/atomic_file.h"
-#include "eval/statistics.h"
+#include "base/statistics.h"
 #include "kernels/elementwise.h"
 #include "runtime/session.h"
 

@@ -87,7 +87,7 @@ struct InstalledChoice {
   KernelChoice row;
   const LinearKernel* kernel;
 };
-std::vector<InstalledChoice>& InstalledChoices() {
+std::vector<InstalledChoice>& ChoiceTable() {
   static std::vector<InstalledChoice> choices;
   return choices;
 }
@@ -126,7 +126,7 @@ Chosen ChooseKernel(const LinearWeight& weight, int64_t m) {
     return RunsHere(kernel) && (!bound || kernel.name.starts_with(forced)) &&
            Takes(kernel, weight.spec);
   };
-  for (const InstalledChoice& choice : InstalledChoices()) {
+  for (const InstalledChoice& choice : ChoiceTable()) {
     if (Applies(choice.row, weight, m) && eligible(*choice.kernel))
       return {choice.kernel, bound ? ChosenBy::kForce : ChosenBy::kTable};
   }
@@ -344,8 +344,15 @@ Status SetKernelChoices(std::span<const KernelChoice> choices) {
     }
     installed.push_back({row, &*kernel});
   }
-  InstalledChoices() = std::move(installed);
+  ChoiceTable() = std::move(installed);
   return OkStatus();
+}
+
+std::vector<KernelChoice> InstalledKernelChoices() {
+  std::vector<KernelChoice> rows;
+  for (const InstalledChoice& choice : ChoiceTable())
+    rows.push_back(choice.row);
+  return rows;
 }
 
 LinearKernelChosen ChooseLinearKernel(const LinearWeight& weight, int64_t m) {

@@ -85,6 +85,8 @@ struct KernelChoice {
 // are passed over. Fails, and changes nothing, on a kernel that is not listed or does not take the
 // row's spec, and on an empty range. Not thread safe against Linear().
 Status SetKernelChoices(std::span<const KernelChoice> choices);
+// The table in force.
+std::vector<KernelChoice> InstalledKernelChoices();
 
 // The kernel that Linear() would run for this weight and M on this machine, under HARROW_ISA and
 // HARROW_KERNEL, and what decided. Of the residual or one factor, not of a weight that has factors.

@@ -404,7 +404,7 @@ TEST(Forward, ThreadsDoNotChangeABitInAnyFormat) {
     ThreadPool pool(threads);
     auto state = NewForwardState(&pool, kBatch);
     const int64_t count = static_cast<int64_t>(ids.size());
-    auto kv = NewContiguousKv(model.config(), model.config().layers, count);
+    auto kv = NewKvCache(model.config(), model.config().layers, count);
     std::vector<float> hidden(static_cast<size_t>(count * model.config().hidden));
     std::vector<float> out(static_cast<size_t>(count * model.config().vocab));
     for (int64_t at = 0; at < count;) {

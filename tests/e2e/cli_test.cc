@@ -471,6 +471,64 @@ TEST_F(Cli, Doctor) {
   EXPECT_NE(MustRun({"doctor", "--kernels"}).out.find("linear.ref"), std::string::npos);
 }
 
+TEST_F(Cli, DoctorMeasuresStoresAndExplains) {
+  const std::string file = Path("profile.json");
+  const auto doctor = [&file](std::vector<std::string> args) {
+    args.insert(args.begin(), {"doctor", "--profile", file});
+    return args;
+  };
+  const Json measured = MustRun(doctor({"--measure", "--quick", "--seconds", "1", "--shape",
+                                        "128x256", "--only", "bitmask-i8", "-o", "json"}))
+                            .Json();
+  const Json& profile = measured["profile"];
+  EXPECT_EQ(profile["rows"], 128);
+  EXPECT_EQ(profile["key"]["cpu"], measured["cpu"]);
+  EXPECT_EQ(profile["rates"][0]["unit"], "scalar");
+  EXPECT_EQ(profile["bandwidths"].back()["level"], "memory");
+  EXPECT_EQ(profile["fork_joins"].back()["threads"], profile["threads"]);
+  ASSERT_EQ(profile["break_even"].size(), 9U) << "dense and two densities, with three M each";
+  EXPECT_EQ(profile["break_even"][3]["format"], "bitmask-i8/128");
+  EXPECT_EQ(measured["profile_file"], file);
+
+  const Json stored = MustRun(doctor({"-o", "json"})).Json();
+  EXPECT_EQ(stored["profile"], profile);
+  EXPECT_EQ(stored["profile_state"].get<std::string>().rfind("measured 2", 0), 0U);
+  EXPECT_NE(MustRun(doctor({})).out.find("bitmask-i8/128"), std::string::npos);
+  EXPECT_NE(MustRun(doctor({"-o", "md"})).out.find("| bitmask-i8/128 | 80 % |"), std::string::npos);
+  const Json again = MustRun(doctor({"--measure", "--quick", "--seconds", "1", "--shape", "128x256",
+                                     "--only", "nm-i8", "-o", "json"}))
+                         .Json();
+  EXPECT_EQ(again["profile"]["break_even"].size(), 12U) << "--only keeps what it does not measure";
+
+  const Json explained =
+      MustRun(doctor({"--explain", "256x256", "--format", "bitmask-i8", "--tokens", "1,8", "-o",
+                      "json"}))
+          .Json();
+  ASSERT_EQ(explained["tokens"].size(), 2U);
+  EXPECT_GT(explained["tokens"][0]["us"].get<double>(), 0);
+  EXPECT_EQ(explained["tokens"][1]["cell"], "0.5, M 8");
+
+  ExpectError({"doctor", "--quick"}, 2, {"--quick", "--measure"});
+  ExpectError({"doctor", "--measure"}, 2, {"--profile FILE"});
+  ExpectError({"doctor", "--explain", "12"}, 2, {"--explain", "12"});
+  ExpectError({"doctor", "--profile", Path("nothing.json"), "-o", "md"}, 1, {"--measure"});
+}
+
+// A profile that cannot be used is said to be so, and the work is done without it.
+TEST_F(Cli, DamagedProfileWarns) {
+  const std::string file = Path("damaged.json");
+  std::ofstream(file) << "{\"kind\": ";
+  const std::vector<std::string> run = {"score", Model(), "--ids", "1,2,3"};
+  std::vector<std::string> with = run;
+  with.insert(with.end(), {"--profile", file});
+  const ProgramResult result = MustRun(with);
+  EXPECT_NE(result.err.find("warning: machine profile not used"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find(file), std::string::npos);
+  EXPECT_EQ(result.out, MustRun(run).out);
+  const Json report = MustRun({"doctor", "--profile", file, "-o", "json"}).Json();
+  EXPECT_EQ(report["profile_state"].get<std::string>().rfind("not used: ", 0), 0U);
+}
+
 TEST_F(Cli, InterruptExitsWith130) {
   const ProgramResult result =
       RunHarrow({"bench", Model(), "-p", "64", "-n", "64", "-r", "1000"}, {.after_ms = 700});

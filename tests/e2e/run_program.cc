@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 
@@ -45,6 +46,8 @@ ProgramResult RunHarrow(const std::vector<std::string>& args, const Interrupt& i
     Redirect("/dev/null", O_RDONLY, STDIN_FILENO);
     Redirect(out.c_str(), O_WRONLY | O_CREAT, STDOUT_FILENO);
     Redirect(err.c_str(), O_WRONLY | O_CREAT, STDERR_FILENO);
+    // Not the profile that this machine's user may have: kernels as everywhere.
+    ::setenv("HARROW_PROFILE", "none", /*overwrite=*/0);
     ::execv(argv[0], argv.data());
     ::_exit(127);
   }

@@ -1,4 +1,4 @@
-// eval, compare, bench, doctor.
+// eval, compare, bench.
 #include <memory>
 
 #include "commands.h"
@@ -59,7 +59,8 @@ void AddEval(Shell* shell) {
     if (perplexity == !state->tasks.tasks.empty()) {
       return Status(StatusCode::kInvalidArgument, "give exactly one of --ppl and --tasks");
     }
-    HARROW_ASSIGN_OR_RETURN(const auto model, LanguageModel::Open(state->model, state->machine));
+    HARROW_ASSIGN_OR_RETURN(const auto model,
+                            LanguageModel::Open(state->model, state->machine, shell->control()));
     if (perplexity) {
       HARROW_ASSIGN_OR_RETURN(PerplexityReport report,
                               model->Perplexity(state->perplexity, shell->control()));
@@ -128,27 +129,6 @@ void AddBench(Shell* shell) {
     } else {
       shell->PrintReport(report, state->format);
     }
-    return OkStatus();
-  });
-}
-
-void AddDoctor(Shell* shell) {
-  struct State {
-    bool kernels = false;
-    MachineOptions machine;
-    std::string format;
-  };
-  auto state = std::make_shared<State>();
-  CLI::App* app = shell->Add("doctor", "What this machine is and which kernels it runs",
-                             "harrow doctor --kernels");
-  app->add_flag("--kernels", state->kernels, "list every kernel (JSON always does)");
-  state->machine.Visit(FlagAdder(app, {"threads"}));
-  Shell::AddOutputFormat(app, &state->format);
-  shell->SetRun(app, FieldDocs<DoctorReport>(), [shell, state]() -> Status {
-    HARROW_RETURN_IF_ERROR(ConfigureMachine(state->machine));
-    DoctorReport report = Diagnose();
-    if (state->format != "json" && !state->kernels) report.kernels.clear();
-    shell->PrintReport(report, state->format);
     return OkStatus();
   });
 }

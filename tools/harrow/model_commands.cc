@@ -62,7 +62,8 @@ void AddRun(Shell* shell) {
   state->machine.Visit(FlagAdder(app));
   Shell::AddOutputFormat(app, &state->format);
   shell->SetRun(app, FieldDocs<GenerateReport>(), [shell, state]() -> Status {
-    HARROW_ASSIGN_OR_RETURN(const auto model, LanguageModel::Open(state->model, state->machine));
+    HARROW_ASSIGN_OR_RETURN(const auto model,
+                            LanguageModel::Open(state->model, state->machine, shell->control()));
     const bool json = state->format == "json";
     bool printed = false;
     const auto on_output = [&](std::string_view piece) {
@@ -99,7 +100,8 @@ void AddScore(Shell* shell) {
   state->machine.Visit(FlagAdder(app));
   Shell::AddOutputFormat(app, &state->format);
   shell->SetRun(app, FieldDocs<ScoreReport>(), [shell, state]() -> Status {
-    HARROW_ASSIGN_OR_RETURN(const auto model, LanguageModel::Open(state->model, state->machine));
+    HARROW_ASSIGN_OR_RETURN(const auto model,
+                            LanguageModel::Open(state->model, state->machine, shell->control()));
     HARROW_ASSIGN_OR_RETURN(ScoreReport report, model->Score(state->options));
     shell->Print(state->format == "json" ? DumpJson(ToJson(report)) : ScoreText(report));
     return OkStatus();

@@ -71,7 +71,7 @@ void AddCommon(CLI::App* app, CompressState* state) {
 }
 
 Status RunCompress(Shell* shell, CompressState* state) {
-  HARROW_RETURN_IF_ERROR(ConfigureMachine(state->machine));
+  HARROW_RETURN_IF_ERROR(ConfigureMachine(state->machine, shell->control()));
   state->options.threads = state->machine.threads;
   CompressOutput output;
   HARROW_ASSIGN_OR_RETURN(output.compression, Compress(state->options, shell->control()));

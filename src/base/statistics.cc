@@ -1,4 +1,4 @@
-#include "eval/statistics.h"
+#include "base/statistics.h"
 
 #include <algorithm>
 #include <cmath>
@@ -20,6 +20,13 @@ double Median(std::vector<double> values) {
   const double upper = values[half];
   if (values.size() % 2 == 1) return upper;
   return (*std::max_element(values.begin(), values.begin() + half) + upper) / 2;
+}
+
+double QuartileSpread(std::vector<double> values) {
+  const double median = Median(values);
+  if (values.empty() || median == 0) return 0;
+  std::sort(values.begin(), values.end());
+  return (values[values.size() * 3 / 4] - values[values.size() / 4]) / median;
 }
 
 std::optional<double> SampleDeviation(const std::vector<double>& values) {

@@ -1,4 +1,4 @@
-#include "eval/statistics.h"
+#include "base/statistics.h"
 
 #include <cmath>
 

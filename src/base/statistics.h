@@ -1,6 +1,6 @@
 // Means, medians and standard errors of small samples.
-#ifndef HARROW_EVAL_STATISTICS_H_
-#define HARROW_EVAL_STATISTICS_H_
+#ifndef HARROW_BASE_STATISTICS_H_
+#define HARROW_BASE_STATISTICS_H_
 
 #include <cstdint>
 #include <optional>
@@ -11,6 +11,8 @@ namespace harrow {
 // All return 0 for an empty sample.
 double Mean(const std::vector<double>& values);
 double Median(std::vector<double> values);
+// Interquartile range over median, of the values at ranks n / 4 and 3 n / 4; 0 when the median is.
+double QuartileSpread(std::vector<double> values);
 
 // With divisor n - 1; nothing for fewer than two values.
 std::optional<double> SampleDeviation(const std::vector<double>& values);
@@ -31,4 +33,4 @@ double MedianRatio(const std::vector<double>& a, const std::vector<double>& b);
 
 }  // namespace harrow
 
-#endif  // HARROW_EVAL_STATISTICS_H_
+#endif  // HARROW_BASE_STATISTICS_H_
