@@ -41,7 +41,7 @@ TEST(BreakEven, MeasuresEachCellWithEachKernel) {
   ThreadPool pool(2);
   const Result<std::vector<BreakEven>> rows = MeasureBreakEven(plan, &pool, nullptr);
   ASSERT_TRUE(rows.ok()) << rows.status().ToString();
-  ASSERT_EQ(rows->size(), 8U) << "dense, two densities of bitmask, nm: with two M each";
+  ASSERT_EQ(rows->size(), 12U) << "dense, bitmask and its 1x4 form at two densities, nm: two M each";
   for (const BreakEven& row : *rows) {
     EXPECT_EQ(ParseSpec(row.dense).value(), ParseSpec("dense-i8/128").value());
     EXPECT_EQ(row.kernels, RivalKernels(ParseSpec(row.format).value()));
@@ -57,7 +57,8 @@ TEST(BreakEven, MeasuresEachCellWithEachKernel) {
   EXPECT_EQ((*rows)[2].density, 0.5);
   EXPECT_EQ((*rows)[4].density, 0.25);
   EXPECT_LT((*rows)[4].bytes, (*rows)[2].bytes);
-  EXPECT_EQ((*rows)[7].m, 9);
+  EXPECT_EQ((*rows)[6].format, "bitmask-i8/128 1x4");
+  EXPECT_EQ((*rows)[11].m, 9);
   EXPECT_TRUE(ForcedLinearKernel().empty()) << "left a kernel forced";
 }
 

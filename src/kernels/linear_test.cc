@@ -387,6 +387,7 @@ TEST(DispatchTest, ForcingWhatIsNotThereFails) {
 TEST(DispatchTest, DensityIsToldFromTheBytes) {
   Rng rng(16);
   for (const WeightSpec& spec : AllSpecs()) {
+    if (spec.format == FormatId::kIndex) continue;  // bytes by the fullest row, not by the number
     SCOPED_TRACE(SpecName(spec));
     const FormatOps& ops = OpsOf(spec.format);
     const int64_t rows = 64, cols = 1536;
