@@ -57,7 +57,8 @@ TEST(BreakEven, MeasuresEachCellWithEachKernel) {
   EXPECT_EQ((*rows)[2].density, 0.5);
   EXPECT_EQ((*rows)[4].density, 0.25);
   EXPECT_LT((*rows)[4].bytes, (*rows)[2].bytes);
-  EXPECT_EQ((*rows)[6].format, "bitmask-i8/128 1x4");
+  EXPECT_EQ((*rows)[6].format, "nm-i8/128 2:4");
+  EXPECT_EQ((*rows)[10].format, "bitmask-i8/128 1x4");
   EXPECT_EQ((*rows)[11].m, 9);
   EXPECT_TRUE(ForcedLinearKernel().empty()) << "left a kernel forced";
 }
