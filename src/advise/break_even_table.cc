@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "formats/linear_weight.h"
 #include "harrow/doctor.h"
 
 namespace harrow {
@@ -14,9 +15,10 @@ namespace {
 constexpr double kGoal = 0.95;   // law 1
 constexpr double kFloor = 0.88;  // where expansion's own instructions forbid the goal
 
-std::string CellText(const BreakEven& row) {
+std::string CellText(const BreakEven& row, bool stored) {
   const std::string ratio = fmt::format("{:.2f}", row.ratio);
   const char* const noise = row.spread > 0.1 ? "~" : "";
+  if (!stored) return fmt::format("({}{})", ratio, noise);
   if (row.ratio < kFloor) return fmt::format("**{}**{}", ratio, noise);
   if (row.ratio < kGoal) return fmt::format("*{}*{}", ratio, noise);
   return ratio + noise;
@@ -33,6 +35,16 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
   std::vector<std::pair<std::string, double>> lines;
   std::map<std::pair<std::string, double>, std::map<int64_t, const BreakEven*>> cells;
   std::set<int64_t> ms;
+  std::map<std::string, int64_t> dense_bytes;
+  for (const BreakEven& row : profile.break_even) {
+    if (row.format == row.dense) dense_bytes[row.format] = row.bytes;
+  }
+  const auto stored = [&](const BreakEven& row) {
+    const auto dense = dense_bytes.find(row.dense);
+    return row.format == row.dense || dense == dense_bytes.end() ||
+           WorthStoring(static_cast<uint64_t>(row.bytes), static_cast<uint64_t>(dense->second));
+  };
+  size_t counted = 0;
   size_t below_goal = 0;
   size_t below_floor = 0;
   for (const BreakEven& row : profile.break_even) {
@@ -40,6 +52,8 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
     if (cells.count(line) == 0) lines.push_back(line);
     cells[line][row.m] = &row;
     ms.insert(row.m);
+    if (!stored(row)) continue;
+    ++counted;
     below_goal += row.ratio < kGoal ? 1 : 0;
     below_floor += row.ratio < kFloor ? 1 : 0;
   }
@@ -57,9 +71,11 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
       "*Slanted*: "
       "below 0.95. **Bold**: below 0.88. `~`: the middle half\nof the rounds spreads over more "
       "than "
-      "10 %. Dense rows: against the fastest of several dense kernels.\n\n";
-  text += fmt::format("{} cells, {} below 0.95, of those {} below 0.88.\n\n",
-                      profile.break_even.size(), below_goal, below_floor);
+      "10 %. Dense rows: against the fastest of several dense kernels. (In parentheses): not a "
+      "twentieth\nsmaller than dense, so that `store: auto` stores the weight dense.\n\n";
+  text +=
+      fmt::format("{} cells; of {} that are stored so, {} below 0.95, of those {} below 0.88.\n\n",
+                  profile.break_even.size(), counted, below_goal, below_floor);
 
   text += "| format | zeros |";
   for (const int64_t m : ms)
@@ -73,7 +89,9 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
     for (const int64_t m : ms) {
       const auto& row = cells[line];
       const auto cell = row.find(m);
-      text += cell == row.end() ? " |" : fmt::format(" {} |", CellText(*cell->second));
+      text += cell == row.end()
+                  ? " |"
+                  : fmt::format(" {} |", CellText(*cell->second, stored(*cell->second)));
     }
     text += "\n";
   }

@@ -307,10 +307,23 @@ TEST(BreakEvenTable, MarksWhatLosesAgainstDense) {
     profile.break_even.push_back(cell);
   }
   profile.break_even[0].spread = 0.2;
+  BreakEven dense = profile.break_even[0];
+  dense.format = dense.dense;
+  dense.density = 1;
+  dense.bytes = 2000;
+  dense.ratio = 1;
+  dense.spread = 0;
+  profile.break_even.push_back(dense);
+  BreakEven large = SyntheticCell(0.9, 1, "linear.bitmask_i8.avx2", 150);
+  large.bytes = 1901;  // of 2000: not a twentieth less
+  large.ratio = 0.6;
+  profile.break_even.push_back(large);
   const std::string text = BreakEvenMarkdown(profile);
   EXPECT_NE(text.find("| bitmask-i8/128 | 70 % | 1.50~ | *0.93* | **0.70** |"), std::string::npos)
       << text;
-  EXPECT_NE(text.find("3 cells, 2 below 0.95, of those 1 below 0.88"), std::string::npos);
+  EXPECT_NE(text.find("| bitmask-i8/128 | 10 % | (0.60) |"), std::string::npos) << text;
+  EXPECT_NE(text.find("5 cells; of 4 that are stored so, 2 below 0.95, of those 1 below 0.88"),
+            std::string::npos);
 }
 
 }  // namespace

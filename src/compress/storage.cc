@@ -21,24 +21,28 @@ WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source
   }
   const std::vector<WeightSpec> specs = SuitableSpecs(wanted);
   HARROW_CHECK(!specs.empty());
-  WeightSpec best = specs.front();
-  if (store == Store::kDense) return best;
+  const WeightSpec& dense = specs.front();
+  if (store == Store::kDense) return dense;
+  const auto bytes_of = [&](const WeightSpec& spec) {
+    return AnalyzeWeight(spec, layer.rows, layer.cols, nonzeros);
+  };
   const auto cost = [&](const WeightSpec& spec) {
-    const uint64_t bytes = AnalyzeWeight(spec, layer.rows, layer.cols, nonzeros);
+    const uint64_t bytes = bytes_of(spec);
     if (store != Store::kFast) return bytes;
     const double weights = static_cast<double>(layer.rows) * static_cast<double>(layer.cols);
     return std::max(bytes, static_cast<uint64_t>(OpsOf(spec.format).least_bits / 8 * weights));
   };
-  uint64_t bytes = cost(best);
+  WeightSpec best = dense;
+  uint64_t least = cost(best);
   for (const WeightSpec& spec : specs) {
     const uint64_t candidate = cost(spec);
     // Of sparse formats of one size the later knows more about where the weights stand.
-    if (candidate < bytes || (candidate == bytes && best != specs.front())) {
+    if (candidate < least || (candidate == least && best != dense)) {
       best = spec;
-      bytes = candidate;
+      least = candidate;
     }
   }
-  return best;
+  return WorthStoring(bytes_of(best), bytes_of(dense)) ? best : dense;
 }
 
 }  // namespace harrow

@@ -10,8 +10,8 @@ namespace harrow {
 // `store:` of a recipe: auto, fast, dense.
 enum class Store : uint8_t { kSmall, kFast, kDense };
 
-// The smallest of the formats that can hold the layer, the dense one where none is smaller; for
-// kFast the one that takes one token the least time, which is the smallest too unless its
+// The smallest of the formats that can hold the layer, the dense one where none is WorthStoring();
+// for kFast the one that takes one token the least time, which is the smallest too unless its
 // instructions cost more than its bytes (FormatOps::least_bits); for kDense the dense one.
 // `nonzeros`: of the layer's values. Quantized as a quantizer asked for; otherwise dense keeps
 // `source` values and sparse formats hold BF16.

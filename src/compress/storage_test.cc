@@ -35,6 +35,8 @@ TEST(StorageTest, TheSmallestFormatThatSuits) {
   EXPECT_EQ(Stored({}, std::nullopt, 0.5), "bitmask-bf16");
   EXPECT_EQ(Stored({}, ValueType::kI8, 0.5), "bitmask-i8/64");
   EXPECT_EQ(Stored({}, ValueType::kI8, 0.95), "dense-i8/64");
+  EXPECT_EQ(Stored({}, ValueType::kI4, 0.7), "dense-i4/64");  // 4 % smaller as bitmask, and slower
+  EXPECT_EQ(Stored({}, ValueType::kI4, 0.6), "bitmask-i4/64");
   EXPECT_EQ(Stored(Nm(2, 4), std::nullopt, 0.5), "nm-bf16 2:4");
   EXPECT_EQ(Stored(Nm(2, 4), ValueType::kI8, 0.5), "nm-i8/64 2:4");
   EXPECT_EQ(Stored(Nm(2, 5), std::nullopt, 0.4), "bitmask-bf16");
