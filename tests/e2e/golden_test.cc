@@ -63,7 +63,8 @@ void ExpectGreedy(const std::string& model, const Json& greedy) {
   const size_t total = greedy["ids"].size();
   const ProgramResult run =
       RunHarrow({"run", model, "--ids", JoinIds(greedy["prompt_ids"]), "-n",
-                 std::to_string(total - given), "--temp", "0", "--ignore-eos", "-o", "json"});
+                 std::to_string(total - given), "--temp", "0", "--ignore-eos", "--cache-type",
+                 "f32", "-o", "json"});  // the reference's cache is float32
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const Json want(
       std::vector<int>(greedy["ids"].begin() + static_cast<int64_t>(given), greedy["ids"].end()));
