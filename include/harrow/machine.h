@@ -32,9 +32,9 @@ struct MachineOptions {
       "(also HARROW_PROFILE); none: the built-in rules; empty: this machine's, if there is one");
   }
 };
-// Applies `isa`, `kernel`, `activations` and `profile` to the whole process; fails when this machine
-// cannot run the first two. A profile that is damaged or another machine's is warned of through `control` and
-// left aside. Not thread safe against running models.
+// Applies `isa`, `kernel`, `activations` and `profile` to the whole process; fails when this
+// machine cannot run the first two. A profile that is damaged or another machine's is warned of
+// through `control` and left aside. Not thread safe against running models.
 Status ConfigureMachine(const MachineOptions& options, const RunControl* control = nullptr);
 
 }  // namespace harrow

@@ -41,7 +41,8 @@ TEST(BreakEven, MeasuresEachCellWithEachKernel) {
   ThreadPool pool(2);
   const Result<std::vector<BreakEven>> rows = MeasureBreakEven(plan, &pool, nullptr);
   ASSERT_TRUE(rows.ok()) << rows.status().ToString();
-  ASSERT_EQ(rows->size(), 12U) << "dense, bitmask and its 1x4 form at two densities, nm: two M each";
+  ASSERT_EQ(rows->size(), 12U)
+      << "dense, bitmask and its 1x4 form at two densities, nm: two M each";
   for (const BreakEven& row : *rows) {
     EXPECT_EQ(ParseSpec(row.dense).value(), ParseSpec("dense-i8/128").value());
     EXPECT_EQ(row.kernels, RivalKernels(ParseSpec(row.format).value()));

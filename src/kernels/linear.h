@@ -66,8 +66,8 @@ Activations QuantizedActivations();
 // to the bit: where the choice changes (with M, a new table, another tier) so may the last bits.
 
 // The fraction of weights that are stored, told from the number of bytes (no scan): 1 for dense
-// formats, N / M for N:M. Of the residual. Exact to a panel's padding where bytes grow by a constant
-// for each weight stored; index, which has one kernel, comes out up to 0.2 higher.
+// formats, N / M for N:M. Of the residual. Exact to a panel's padding where bytes grow by a
+// constant for each weight stored; index, which has one kernel, comes out up to 0.2 higher.
 double StoredDensity(const LinearWeight& weight);
 
 // One row of a table of choices: `kernel` (a name in full) runs weights of the format, value type
