@@ -324,7 +324,9 @@ HARROW_INLINE MixScale WeighRow(const float* scores, int64_t visible, int64_t pa
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c)
       sum = AddI(sum, Store15(w[c], Constant(scale.inverse), kKvBlockTokens, weights + 16 * c));
-    return {scale.scale, kOffsetWeights ? -128 * SumLanes(sum) : 0};
+    // Unsigned, because weights that are NaN round to the least integer; the scale carries the NaN.
+    const uint32_t offset = kOffsetWeights ? 128U * static_cast<uint32_t>(SumLanes(sum)) : 0;
+    return {scale.scale, static_cast<int32_t>(0U - offset)};
   }
 #if HARROW_NATIVE_BF16
   if constexpr (!Cache::kExact) {
