@@ -78,6 +78,26 @@ TEST(Ablation, VariantsAreRecipesWithPartsLeftOut) {
   EXPECT_EQ(ignoring->steps[1].ignore, std::vector<std::string>{"re:^b"});
 }
 
+TEST(Ablation, AJointStepIsNeitherSparsityNorQuantizationAlone) {
+  const auto why = [](const std::string& steps) {
+    const Result<Recipe> recipe =
+        ParseRecipe("calibration: {file: x.txt}\nsteps: [" + steps + "]", "test");
+    EXPECT_TRUE(recipe.ok()) << recipe.status().ToString();
+    return recipe.ok() ? WhyNotSplit(*recipe) : "";
+  };
+  const std::string prune = "{method: wanda, sparsity: 0.5}";
+  const std::string joint = "{method: sparsegpt, sparsity: 0.5, quantize: {format: int4}}";
+  EXPECT_EQ(why(prune + ", {method: rtn}"), "");
+  EXPECT_EQ(why("{method: sparsegpt, sparsity: 0.5}, {method: gptq}"), "");
+  EXPECT_NE(why(joint).find("step 0 (sparsegpt) prunes and quantizes in one pass"),
+            std::string::npos);
+  EXPECT_NE(why(prune + ", " + joint).find("step 1 (sparsegpt)"), std::string::npos);
+  EXPECT_NE(why("{method: magnitude, sparsity: 0.5, targets: \"re:up\"}, " + prune)
+                .find("no step quantizes"),
+            std::string::npos);
+  EXPECT_NE(why("{method: rtn}").find("every step quantizes"), std::string::npos);
+}
+
 TEST(Ablation, AnAllocationFollowsItsSteps) {
   const Result<Recipe> recipe = ParseRecipe(
       "steps:\n"
