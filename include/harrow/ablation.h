@@ -116,7 +116,7 @@ struct AblationReport {
     v("model", model, "model directory");
     v("recipe", recipe, "recipe file");
     v("rows", rows, "the whole recipe first");
-    v("additivity", additivity, "null unless some steps quantize and some do not");
+    v("additivity", additivity, "null unless some steps quantize and the others prune");
     v("notes", notes, "variants that could not be run, and why");
     v("dense_ppl", dense_ppl, "perplexity of the dense model");
     v("seqlen", seqlen, "tokens a window");

@@ -246,6 +246,8 @@ struct StructureReport {
   std::string method;
   uint64_t bytes_before = 0;
   uint64_t bytes = 0;
+  std::optional<double> requested_ratio;
+  double ratio = 0;
   std::vector<StructureBlockReport> blocks;
   std::vector<std::string> warnings;
   double seconds = 0;
@@ -255,6 +257,9 @@ struct StructureReport {
     v("method", method, "structural step");
     v("bytes_before", bytes_before, "tensors of the model before the step");
     v("bytes", bytes, "tensors after it");
+    v("requested_ratio", requested_ratio,
+      "fraction of the blocks' linear weights to remove; null where the step removes whole blocks");
+    v("ratio", ratio, "fraction that was removed");
     v("blocks", blocks, "one entry a block");
     v("warnings", warnings, "what the user should know of this step");
     v("seconds", seconds, "spent on this step, in the run that did it");

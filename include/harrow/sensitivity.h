@@ -183,11 +183,13 @@ struct PatternPoint {
   double prefill_us = 0;
   double prefill_ratio = 0;
   bool interpolated = false;
+  std::string note;
 
   template <class V>
   void Visit(V&& v) {
     v("pattern", pattern, "where zeros may stand");
-    v("method", method, "method, in its default options");
+    v("method", method,
+      "method, in its default options; (permute: none) where these would change other weights too");
     v("spec", spec, "stored form; empty for an interpolated row");
     v("sparsity", sparsity, "fraction of zeros asked for");
     v("relative_error", relative_error, "|X W'^T - X W^T|^2 / |X W^T|^2 over the calibration");
@@ -198,6 +200,7 @@ struct PatternPoint {
     v("prefill_us", prefill_us, "microseconds of one product with 128 tokens, median");
     v("prefill_ratio", prefill_ratio, "over that of the weight as it is");
     v("interpolated", interpolated, "between two measured sparsities of the same pattern");
+    v("note", note, "of a row at equal time: that and why it is not at the time asked for");
   }
 };
 

@@ -55,6 +55,8 @@ struct StudyPoint {
   std::string recipe;
   std::string kind;
   bool sparse = false;
+  bool quantized = false;
+  bool smaller = false;
   std::vector<std::string> methods;
   std::vector<std::string> formats;
   double sparsity = 0;
@@ -91,6 +93,10 @@ struct StudyPoint {
     v("recipe", recipe, "recipe file; empty for points that the study makes itself");
     v("kind", kind, "dense | baseline | recipe");
     v("sparse", sparse, "whether a step pruned weights, or a sparse format was stored");
+    v("quantized", quantized, "whether linear weights of the blocks are quantized");
+    v("smaller", smaller,
+      "whether structure was removed, or low-rank products stand for weights: a smaller dense "
+      "model");
     v("methods", methods, "distinct methods, joined by '+' by weight");
     v("formats", formats, "distinct stored formats of the linear weights of the blocks");
     v("sparsity", sparsity, "fraction of zeros in the linear weights of the blocks");
@@ -160,7 +166,8 @@ struct StudyReport {
     v("output", output, "folder with study.db, study.html, study.json");
     v("points", points, "one a recipe, the points to beat first");
     v("failures", failures, "recipes that have no point; a rerun tries them again");
-    v("verdicts", verdicts, "whether sparse beats dense INT8 and INT4 at equal KL, in words");
+    v("verdicts", verdicts,
+      "whether sparse beats dense INT8, INT4 and the study's own points without zeros at equal KL");
     v("notes", notes, "what to know when reading the points");
     v("text", text, "text file");
     v("text_hash", text_hash, "XXH3-64 of the text");

@@ -23,6 +23,7 @@
 #include "compress/report_json.h"
 #include "compress/rescale.h"
 #include "compress/resume_key.h"
+#include "compress/row_slices.h"
 #include "compress/structure/structure_pass.h"
 #include "harrow/compress.h"
 #include "model/model.h"
@@ -32,7 +33,6 @@ namespace {
 
 constexpr char kOuterShard[] = "outer";
 constexpr int64_t kDefaultSequenceLength = 2048;
-constexpr char kReportFile[] = "harrow_report.json";
 // Reports of finished layers, beside the shards of an unfinished run.
 constexpr char kLayersFile[] = "harrow_layers.json";
 // Scores that an allocation is made from, there as well.
@@ -439,6 +439,8 @@ Status Compressor::StoreLinear(std::optional<CompressedLayer> done, LinearLayer*
   if (done) {
     linear->weight = std::move(done->weight);
     AddLayer(std::move(done->report));
+  } else {
+    HARROW_RETURN_IF_ERROR(CheckFinite(linear->name, linear->weight));
   }
   return writer_->AddLinear(linear->name, linear->weight);
 }
@@ -587,6 +589,7 @@ Status Compressor::AddOtherTensors(int32_t b, const std::map<std::string, Tensor
   for (const std::string& name : other_tensors_[static_cast<size_t>(b)]) {
     HARROW_ASSIGN_OR_RETURN(TensorView view, checkpoint_->tensors().Find(name));
     if (const auto found = changed.find(name); found != changed.end()) view = found->second;
+    HARROW_RETURN_IF_ERROR(CheckFinite(name, view));
     HARROW_RETURN_IF_ERROR(writer_->AddTensor(name, view));
   }
   return OkStatus();
@@ -623,6 +626,8 @@ Status Compressor::RunOuter() {
           CompressOne(*linear, *plan, observer.Take(linear->name).get(), nullptr));
       weight = std::move(done.weight);
       AddLayer(std::move(done.report));
+    } else {
+      HARROW_RETURN_IF_ERROR(CheckFinite(linear->name, weight));
     }
     report_.resident_bytes += WeightBytes(weight);
     HARROW_RETURN_IF_ERROR(writer_->AddLinear(linear->name, weight));

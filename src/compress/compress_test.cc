@@ -292,6 +292,30 @@ TEST_F(CompressTest, AWeightWhoseInputsWereNeverSeenIsAnError) {
       << magnitude->layers[7].warnings[0];
 }
 
+// What no step touches is written as it is, but not when it is no number.
+TEST_F(CompressTest, ATensorThatNoStepTouchesMustBeFinite) {
+  for (const std::string name :
+       {"model.norm.weight", "model.layers.1.input_layernorm.weight", "model.embed_tokens.weight",
+        "lm_head.weight", "model.layers.2.mlp.down_proj.weight"}) {
+    SCOPED_TRACE(name);
+    for (const float value : {NAN, INFINITY}) {
+      testing::WriteTinyModel(dir_.File("broken"), TinyModel(),
+                              [&](const std::string& tensor, std::vector<float>* values) {
+                                if (tensor == name) values->back() = value;
+                              });
+      CompressOptions options =
+          Options("steps: [{method: magnitude, sparsity: 0.5, ignore: \"re:down_proj\"}]", "out");
+      options.model = dir_.File("broken");
+      options.restart = true;
+      const Result<CompressReport> report = Compress(options, nullptr);
+      EXPECT_EQ(report.status().code(), StatusCode::kNumerical);
+      EXPECT_NE(report.status().message().find(name), std::string::npos)
+          << report.status().ToString();
+      EXPECT_FALSE(fs::exists(dir_.File("out")));
+    }
+  }
+}
+
 TEST_F(CompressTest, TrialsTellWhatTakesASparsity) {
   const std::vector<std::string> able = SparsityMethods();
   for (const char* name : {"magnitude", "wanda", "ria", "sparsegpt", "alps", "lasso"})

@@ -12,6 +12,9 @@
 
 namespace harrow {
 
+// The CompressReport beside the weights of a model that Compress() wrote.
+inline constexpr char kReportFile[] = "harrow_report.json";
+
 template <class T>
 nlohmann::ordered_json ReportToJson(const T& value);
 
@@ -44,7 +47,7 @@ struct ReportWriter {
   }
 };
 
-// Reads scalars and lists; throws nlohmann's exceptions.
+// Reads scalars, structs and lists; throws nlohmann's exceptions.
 struct ReportReader {
   const nlohmann::json& in;
   void operator()(const char* name, std::optional<double>& value, const char*) {
@@ -55,6 +58,8 @@ struct ReportReader {
     if constexpr (IsStructVector<T>::value) {
       for (const nlohmann::json& item : in.at(name))
         value.emplace_back().Visit(ReportReader{item});
+    } else if constexpr (requires { value.Visit(*this); }) {
+      value.Visit(ReportReader{in.at(name)});
     } else {
       in.at(name).get_to(value);
     }
@@ -71,7 +76,7 @@ nlohmann::ordered_json ReportToJson(const T& value) {
   return json;
 }
 
-// A struct of scalars, and lists of texts and such structs, from what ReportToJson wrote.
+// A struct of scalars, such structs, and lists of both, from what ReportToJson wrote.
 template <class T>
 Result<T> ReportFromJson(const nlohmann::json& json) {
   try {

@@ -1,4 +1,4 @@
-// A weight as float32, a few rows at a time.
+// Weights as float32, a few rows at a time, and the check that they are numbers.
 #ifndef HARROW_COMPRESS_ROW_SLICES_H_
 #define HARROW_COMPRESS_ROW_SLICES_H_
 
@@ -9,6 +9,7 @@
 
 #include "base/status.h"
 #include "formats/linear_weight.h"
+#include "tensor/tensor.h"
 
 namespace harrow {
 
@@ -32,6 +33,27 @@ Status ForRowSlices(const std::string& name, const LinearWeight& weight, const B
     body(begin, values.data(), count);
   }
   return OkStatus();
+}
+
+// kNumerical, naming tensor and place, for a value that is not finite. A tensor of no
+// floating-point type passes.
+inline Status CheckFinite(const std::string& name, const TensorView& view) {
+  if (!IsFloat(view.dtype)) return OkStatus();
+  constexpr int64_t kChunk = 1 << 16;
+  std::vector<float> values(static_cast<size_t>(std::min(view.elements(), kChunk)));
+  for (int64_t begin = 0; begin < view.elements(); begin += kChunk) {
+    const int64_t count = std::min(kChunk, view.elements() - begin);
+    ToFloat32(view, begin, count, values.data());
+    for (int64_t i = 0; i < count; ++i) {
+      if (std::isfinite(values[static_cast<size_t>(i)])) continue;
+      return Error(StatusCode::kNumerical, "{}: element {} is {}", name, begin + i,
+                   values[static_cast<size_t>(i)]);
+    }
+  }
+  return OkStatus();
+}
+inline Status CheckFinite(const std::string& name, const LinearWeight& weight) {
+  return ForRowSlices(name, weight, [](int64_t, const float*, int64_t) {});
 }
 
 }  // namespace harrow

@@ -83,7 +83,7 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
   if (info != 0) {
     return Error(StatusCode::kNumerical,
                  "the Hessian of {} inputs is not positive definite with a damping of {} (Cholesky "
-                 "failed at input {}); use a larger damping or more calibration text",
+                 "failed at input {}); use a larger `damping` or more calibration text",
                  n, fraction, input(failed));
   }
   LAPACK_dtrtri("L", "N", &size, a.data(), &size, &info);
@@ -308,6 +308,14 @@ Result<std::shared_ptr<const HessianFactor>> InputStatistics::Factor(double frac
     failure = factor.status();
   }
   return failure;
+}
+
+Status InputStatistics::CheckDefinite(double fraction) {
+  // No eigenvalue is below the damping, and no diagonal above n times its mean, so that this much
+  // exceeds the rounding errors that TryFactor() looks for.
+  const auto n = static_cast<double>(cols_);
+  if (fraction > n * (n + fraction) * 0x1.0p-53) return OkStatus();
+  return Factor(fraction, /*escalate=*/false).status();
 }
 
 Result<std::shared_ptr<const HessianSpectrum>> InputStatistics::Spectrum(double fraction) {

@@ -96,6 +96,11 @@ class InputStatistics {
   Result<std::shared_ptr<const HessianFactor>> Factor(double fraction, bool escalate,
                                                       bool act_order = false);
 
+  // kNumerical where H with a damping of `fraction` * mean(diag H) is singular to working
+  // precision, dead columns aside. Costs a factorization only where the damping cannot rule that
+  // out.
+  Status CheckDefinite(double fraction);
+
   // The spectrum for a damping of `fraction` * mean(diag H). Kept for the next layer with the same
   // input. kNumerical when the eigenvalues do not converge.
   Result<std::shared_ptr<const HessianSpectrum>> Spectrum(double fraction);

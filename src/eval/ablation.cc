@@ -116,19 +116,13 @@ void Run::ListVariants() {
   };
   const auto all = [](size_t) { return true; };
   add("whole recipe", "whole", all, "");
-  size_t quantizing = 0;
-  for (size_t i = 0; i < steps; ++i)
-    quantizing += Quantizes(i) ? 1 : 0;
-  if (quantizing > 0 && quantizing < steps) {
+  if (std::string obstacle = WhyNotSplit(recipe_); obstacle.empty()) {
     add(
         "sparsity alone", "sparsity alone", [this](size_t i) { return !Quantizes(i); }, "");
     add(
         "quantization alone", "quantization alone", [this](size_t i) { return Quantizes(i); }, "");
-  } else if (steps > 0) {
-    report_.notes.push_back(
-        quantizing == 0 ? "no step quantizes: sparsity and quantization cannot be told apart"
-                        : "every step quantizes: sparsity and quantization cannot be told "
-                          "apart");
+  } else {
+    report_.notes.push_back(std::move(obstacle));
   }
   if (options_.steps && steps > 1) {
     for (size_t left_out = 0; left_out < steps; ++left_out) {
@@ -219,6 +213,22 @@ Result<AblationReport> Run::Measure() {
 }
 
 }  // namespace
+
+std::string WhyNotSplit(const Recipe& recipe) {
+  constexpr char kEnd[] = "sparsity and quantization cannot be told apart";
+  size_t quantizing = 0;
+  for (size_t i = 0; i < recipe.steps.size(); ++i) {
+    const RecipeStep& step = recipe.steps[i];
+    if (!step.method->quantizes()) continue;
+    ++quantizing;
+    if (step.method->target() == nullptr) continue;
+    return fmt::format("step {} ({}) prunes and quantizes in one pass: {}", i, step.method_name,
+                       kEnd);
+  }
+  if (quantizing == 0) return fmt::format("no step quantizes: {}", kEnd);
+  if (quantizing == recipe.steps.size()) return fmt::format("every step quantizes: {}", kEnd);
+  return "";
+}
 
 std::string RecipeVariant(const Recipe& recipe, const std::function<bool(size_t)>& keep,
                           const std::string& ignore) {

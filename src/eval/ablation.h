@@ -20,6 +20,10 @@ namespace harrow {
 Result<AblationReport> MeasureAblation(const AblationOptions& options,
                                        std::shared_ptr<ThreadPool> pool, const RunControl* control);
 
+// Empty, or why there is no "sparsity alone" and "quantization alone": all steps are of one kind,
+// or one of them is both.
+std::string WhyNotSplit(const Recipe& recipe);
+
 // The recipe (JSON, as Recipe::canonical) with only the steps that `keep` says, by index. Each
 // step's `ignore` gets `ignore` as well, where that is not empty.
 std::string RecipeVariant(const Recipe& recipe, const std::function<bool(size_t)>& keep,

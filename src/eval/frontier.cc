@@ -27,12 +27,40 @@ std::string KlText(const StudyPoint& point) {
                          : fmt::format("{:.5f}", point.kl);
 }
 
+// No zeros, and yet less than the model as it is.
+bool IsRival(const StudyPoint& point) {
+  return point.kind == "baseline" || (!point.sparse && (point.quantized || point.smaller));
+}
+
+bool Dominates(const StudyPoint& a, const StudyPoint& b, const Cost& cost) {
+  return a.kl <= b.kl && cost.of(a) <= cost.of(b) && (a.kl < b.kl || cost.of(a) < cost.of(b));
+}
+
+// The points that a sparse one has to beat: those that are always there, and of the others those
+// that are worth having in bytes among all without zeros.
+std::vector<const StudyPoint*> Rivals(const std::vector<StudyPoint>& points) {
+  std::vector<const StudyPoint*> rivals;
+  for (const StudyPoint& point : points) {
+    if (!IsRival(point)) continue;
+    const bool beaten = std::any_of(points.begin(), points.end(), [&](const StudyPoint& other) {
+      return IsRival(other) && Dominates(other, point, kCosts[0]);
+    });
+    if (point.kind == "baseline" || !beaten) rivals.push_back(&point);
+  }
+  return rivals;
+}
+
 // Against one point to beat, in one cost.
 std::string Judge(const StudyPoint& rival, const std::vector<StudyPoint>& points,
                   const Cost& cost) {
   const StudyPoint* cheapest = nullptr;  // of no more KL than the rival
   const StudyPoint* closest = nullptr;   // cheaper than the rival, least KL
+  const StudyPoint* other = nullptr;     // as `cheapest`, but without zeros
   for (const StudyPoint& point : points) {
+    if (IsRival(point) && &point != &rival && point.kl <= rival.kl &&
+        (other == nullptr || cost.of(point) < cost.of(*other))) {
+      other = &point;
+    }
     if (!point.sparse) continue;
     if (point.kl <= rival.kl && (cheapest == nullptr || cost.of(point) < cost.of(*cheapest))) {
       cheapest = &point;
@@ -42,9 +70,14 @@ std::string Judge(const StudyPoint& rival, const std::vector<StudyPoint>& points
     }
   }
   if (cheapest != nullptr && cost.of(*cheapest) < cost.of(rival)) {
-    return fmt::format("{}: yes, {} costs {:.3f} of it at a KL of {} against {}", cost.name,
-                       cheapest->name, cost.of(*cheapest) / cost.of(rival), KlText(*cheapest),
-                       KlText(rival));
+    std::string text = fmt::format("{}: yes, {} costs {:.3f} of it at a KL of {} against {}",
+                                   cost.name, cheapest->name, cost.of(*cheapest) / cost.of(rival),
+                                   KlText(*cheapest), KlText(rival));
+    if (other != nullptr && cost.of(*other) <= cost.of(*cheapest)) {
+      text += fmt::format(", but {} ({}) costs {:.3f} of it at a KL of {}", other->name,
+                          FormOf(*other), cost.of(*other) / cost.of(rival), KlText(*other));
+    }
+    return text;
   }
   if (closest != nullptr) {
     return fmt::format(
@@ -84,19 +117,24 @@ void MarkDominated(std::vector<StudyPoint>* points) {
   }
 }
 
+const char* FormOf(const StudyPoint& point) {
+  if (point.sparse) return "sparse";
+  if (point.smaller) return "smaller dense";
+  return point.quantized ? "dense quantized" : "dense";
+}
+
 std::vector<std::string> JudgeSparse(const std::vector<StudyPoint>& points) {
   std::vector<std::string> verdicts;
   const bool any =
       std::any_of(points.begin(), points.end(), [](const StudyPoint& p) { return p.sparse; });
   if (!any) return {"No point is sparse, so there is nothing to hold against dense quantization."};
-  for (const StudyPoint& rival : points) {
-    if (rival.kind != "baseline") continue;
+  for (const StudyPoint* rival : Rivals(points)) {
     std::string verdict =
-        fmt::format("Does a sparse recipe beat {} ({:.3f} bits a weight) at no more KL? ",
-                    rival.name, rival.bits_per_weight);
+        fmt::format("Does a sparse recipe beat {} ({}, {:.3f} bits a weight) at no more KL? ",
+                    rival->name, FormOf(*rival), rival->bits_per_weight);
     for (const Cost& cost : kCosts) {
       if (&cost != kCosts) verdict += "; ";
-      verdict += Judge(rival, points, cost);
+      verdict += Judge(*rival, points, cost);
     }
     verdicts.push_back(verdict + ".");
   }

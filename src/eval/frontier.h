@@ -21,9 +21,13 @@ std::vector<std::vector<size_t>> Dominators(const std::vector<CostAndLoss>& poin
 // Fills dominated_bytes, dominated_decode and dominated_prefill.
 void MarkDominated(std::vector<StudyPoint>* points);
 
-// Sentences: for each dense quantized point to beat whether a sparse one of no more KL costs less,
-// in bytes, decode time and prefill time; and which sparse points store no fewer bits a weight than
-// it.
+// "sparse", "smaller dense" (removed structure, low rank), "dense quantized" or "dense"; the first
+// that holds.
+const char* FormOf(const StudyPoint& point);
+
+// Sentences: for each point to beat, and for each of the recipes' own points without zeros that is
+// the best of its kind in bytes, whether a sparse one of no more KL costs less, in bytes, decode
+// time and prefill time; and which sparse points store no fewer bits a weight than a point to beat.
 std::vector<std::string> JudgeSparse(const std::vector<StudyPoint>& points);
 
 }  // namespace harrow

@@ -75,5 +75,35 @@ TEST(Frontier, SaysWhetherSparseBeatsDenseQuantized) {
   EXPECT_EQ(JudgeSparse({int8}).size(), 1u);
 }
 
+StudyPoint DensePoint(const char* name, bool quantized, bool smaller, uint64_t bytes, double kl) {
+  StudyPoint point = Point(name, "recipe", false, bytes, 0.5, kl, 4.25);
+  point.quantized = quantized;
+  point.smaller = smaller;
+  return point;
+}
+
+TEST(Frontier, HoldsSparseAgainstTheStudysOwnDensePoints) {
+  const StudyPoint int4 = Point("dense-int4", "baseline", false, 25, 0.5, 0.05, 4.25);
+  const StudyPoint sparse = Point("s", "recipe", true, 24, 0.6, 0.05, 4.1);
+  // A better dense quantizer than the one that is always there is a point to beat itself.
+  const StudyPoint gptq = DensePoint("gptq-int4", true, false, 23, 0.03);
+  std::vector<std::string> verdicts = JudgeSparse({int4, gptq, sparse});
+  ASSERT_EQ(verdicts.size(), 2u);
+  EXPECT_TRUE(Says(verdicts,
+                   "yes, s costs 0.960 of it at a KL of 0.05000 against 0.05000, but "
+                   "gptq-int4 (dense quantized) costs 0.920 of it at a KL of 0.03000"))
+      << verdicts[0];
+  EXPECT_TRUE(Says({verdicts[1]}, "beat gptq-int4 (dense quantized, 4.250 bits a weight)"));
+  EXPECT_TRUE(Says({verdicts[1]}, "bytes a token: no; no sparse recipe costs less"));
+  // So is a smaller dense model, which is called that; but not one that another makes needless.
+  verdicts = JudgeSparse({int4, DensePoint("flap", false, true, 20, 0.04),
+                          DensePoint("shortgpt", false, true, 21, 0.06), sparse});
+  ASSERT_EQ(verdicts.size(), 2u);
+  EXPECT_TRUE(Says({verdicts[1]}, "beat flap (smaller dense, "));
+  // Zeros decide about the name.
+  EXPECT_STREQ(FormOf(sparse), "sparse");
+  EXPECT_STREQ(FormOf(gptq), "dense quantized");
+}
+
 }  // namespace
 }  // namespace harrow

@@ -24,6 +24,8 @@ constexpr int kRounds = 7;
 constexpr double kMeasureSeconds = 1e-3;  // that one round measures a weight for, at least
 constexpr double kByteTolerance = 0.005;  // of the budget
 constexpr double kMissedBudget = 0.02;    // of the budget, that is worth a note
+constexpr double kSparsityStep = 1e-4;    // that a search for a budget ends at
+constexpr int kTries = 12;                // compressions of such a search, at most
 
 double Seconds(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -71,7 +73,7 @@ std::vector<double> MeasureProducts(const std::vector<const LinearWeight*>& weig
 struct Candidate {
   PatternPoint point;
   LinearWeight weight;
-  bool fixed = false;        // the pattern has no choice of sparsity
+  bool unpruned = false;     // the sparsity is less than one block
   bool equal_bytes = false;  // stands for its pattern and method in equal_bytes
 };
 
@@ -87,7 +89,8 @@ class Search {
   Status FindMethods();
   Result<std::unique_ptr<const Trial>> Variant(const std::string& method,
                                                const std::string& pattern,
-                                               std::optional<double> sparsity) const;
+                                               std::optional<double> sparsity,
+                                               bool* unpermuted = nullptr) const;
   // Compresses once; failures of the method become notes.
   Result<std::optional<Candidate>> Try(const std::string& method, const std::string& pattern,
                                        std::optional<double> sparsity);
@@ -127,7 +130,8 @@ Status Search::FindLayer() {
 
 Result<std::unique_ptr<const Trial>> Search::Variant(const std::string& method,
                                                      const std::string& pattern,
-                                                     std::optional<double> sparsity) const {
+                                                     std::optional<double> sparsity,
+                                                     bool* unpermuted) const {
   TrialRecipe recipe;
   recipe.step = fmt::format("{{method: {}}}", method);
   recipe.pattern = pattern == kUnstructured ? "" : pattern;
@@ -135,7 +139,14 @@ Result<std::unique_ptr<const Trial>> Search::Variant(const std::string& method,
   recipe.then = options_.then;
   recipe.calibration = calibration_;
   recipe.output_error = true;
-  return MakeTrial(recipe, *loaded_.model, method);
+  Result<std::unique_ptr<const Trial>> trial = MakeTrial(recipe, *loaded_.model, method);
+  if (trial.ok() || trial.status().code() != StatusCode::kUnsupported) return trial;
+  // A method that by default changes other weights too is tried without that.
+  recipe.step = fmt::format("{{method: {}, permute: none}}", method);
+  Result<std::unique_ptr<const Trial>> alone = MakeTrial(recipe, *loaded_.model, method);
+  if (!alone.ok()) return trial;
+  if (unpermuted != nullptr) *unpermuted = true;
+  return alone;
 }
 
 // Those asked for, or every one that can be asked for a sparsity by itself.
@@ -165,23 +176,22 @@ Result<std::optional<Candidate>> Search::Try(const std::string& method, const st
     report_.notes.push_back(fmt::format("{}, {}: {}", method, pattern, status.message()));
     return std::optional<Candidate>();
   };
-  const Result<std::unique_ptr<const Trial>> trial = Variant(method, pattern, sparsity);
+  bool unpermuted = false;
+  const Result<std::unique_ptr<const Trial>> trial =
+      Variant(method, pattern, sparsity, &unpermuted);
   if (!trial.ok()) return note(trial.status());
   Result<CompressedLayer> compressed = trials_->Compress(**trial, *layer_);
   if (!compressed.ok()) {
     if (compressed.status().code() == StatusCode::kCancelled) return compressed.status();
     return note(compressed.status());
   }
-  if (compressed->report.requested_sparsity && compressed->report.sparsity == 0) {
-    return note(InvalidArgument("{:.4f} is less than one block; nothing is pruned",
-                                *compressed->report.requested_sparsity));
-  }
   Candidate candidate;
   candidate.weight = std::move(compressed->weight);
-  candidate.fixed = !sparsity;
+  candidate.unpruned = compressed->report.requested_sparsity && compressed->report.sparsity == 0;
   PatternPoint& point = candidate.point;
   point.pattern = pattern;
   point.method = method;
+  if (unpermuted) point.method += " (permute: none)";
   point.spec = compressed->report.spec;
   point.sparsity = compressed->report.requested_sparsity.value_or(compressed->report.sparsity);
   point.relative_error = compressed->report.relative_error.value_or(NAN);
@@ -195,66 +205,59 @@ Result<std::optional<Candidate>> Search::Try(const std::string& method, const st
 
 Status Search::TryPattern(const std::string& method, const std::string& pattern) {
   bool fixed = false;
+  double smallest = 1;  // weights that are pruned together
   if (pattern != kUnstructured) {
     const Result<Pattern> parsed = ParsePattern(pattern);
     if (!parsed.ok()) return parsed.status().At("--pattern-list");
     fixed = parsed->nm.has_value();
+    if (parsed->block) smallest = parsed->block->rows * parsed->block->cols;
   }
   std::vector<std::optional<double>> sparsities(options_.sparsity.begin(), options_.sparsity.end());
   if (fixed) sparsities = {std::nullopt};
   std::sort(sparsities.begin(), sparsities.end());
-  std::vector<PatternPoint> grid;
+  // Of what was tried, the least sparse that fits; an index into candidates_.
+  std::optional<size_t> best;
+  std::vector<RatioAt> known;
+  const auto keep = [&](Candidate candidate) {
+    const PatternPoint& point = candidate.point;
+    known.push_back({point.sparsity, point.bytes_ratio});
+    if (candidate.unpruned) return;
+    const bool fits = point.bytes_ratio <= options_.bytes_ratio * (1 + kByteTolerance);
+    if (fits && (!best || point.sparsity < candidates_[*best].point.sparsity)) {
+      best = candidates_.size();
+    }
+    candidates_.push_back(std::move(candidate));
+  };
   for (const std::optional<double>& sparsity : sparsities) {
     HARROW_ASSIGN_OR_RETURN(std::optional<Candidate> candidate, Try(method, pattern, sparsity));
     if (!candidate) return OkStatus();  // noted; it will not do better at another sparsity
-    candidate->equal_bytes =
-        fixed && candidate->point.bytes_ratio <= options_.bytes_ratio * (1 + kByteTolerance);
-    grid.push_back(candidate->point);
-    candidates_.push_back(std::move(*candidate));
-  }
-  if (fixed) {
-    if (candidates_.back().equal_bytes) NoteMissedBudget(candidates_.back());
-    return OkStatus();
-  }
-
-  // Bytes fall almost linearly with the sparsity, so regula falsi ends after one or two tries;
-  // the format may change on the way, which is why the result is checked and not computed.
-  const double budget = options_.bytes_ratio;
-  double low = 0, low_ratio = 1;  // sparsest point known to be above the budget
-  double high = 1, high_ratio = 0;
-  for (const PatternPoint& point : grid) {
-    if (point.bytes_ratio > budget && point.sparsity > low) {
-      low = point.sparsity;
-      low_ratio = point.bytes_ratio;
+    if (candidate->unpruned) {
+      report_.notes.push_back(
+          fmt::format("{}, {}: a sparsity of {} is less than one block; nothing is pruned", method,
+                      pattern, candidate->point.sparsity));
     }
-    if (point.bytes_ratio <= budget && point.sparsity < high) {
-      high = point.sparsity;
-      high_ratio = point.bytes_ratio;
-    }
+    keep(std::move(*candidate));
   }
-  std::optional<Candidate> best;
-  constexpr int kTries = 4;
-  for (int i = 0; i < kTries && low < high; ++i) {
-    const double share = std::clamp((low_ratio - budget) / (low_ratio - high_ratio), 0.02, 0.98);
-    const double sparsity = std::round((low + (high - low) * share) * 1e4) / 1e4;
-    if (sparsity <= low || sparsity >= high) break;
-    HARROW_ASSIGN_OR_RETURN(std::optional<Candidate> candidate, Try(method, pattern, sparsity));
-    if (!candidate) return OkStatus();
-    const double ratio = candidate->point.bytes_ratio;
-    const bool fits = ratio <= budget * (1 + kByteTolerance);
-    (ratio > budget ? low : high) = sparsity;
-    (ratio > budget ? low_ratio : high_ratio) = ratio;
-    if (fits && (!best || sparsity < best->point.sparsity)) best = std::move(candidate);
-    if (std::abs(ratio - budget) <= budget * kByteTolerance) break;
+  if (!fixed) {
+    HARROW_RETURN_IF_ERROR(ApproachBudget(
+        options_.bytes_ratio, kByteTolerance,
+        std::max(kSparsityStep, smallest / static_cast<double>(layer_->rows * layer_->cols)), known,
+        [&](double sparsity) -> Result<std::optional<double>> {
+          HARROW_ASSIGN_OR_RETURN(std::optional<Candidate> candidate,
+                                  Try(method, pattern, sparsity));
+          if (!candidate) return std::optional<double>();
+          const double ratio = candidate->point.bytes_ratio;
+          keep(std::move(*candidate));
+          return std::optional<double>(ratio);
+        }));
   }
-  if (!best) {
+  if (best) {
+    candidates_[*best].equal_bytes = true;
+    NoteMissedBudget(candidates_[*best]);
+  } else if (!fixed) {
     report_.notes.push_back(fmt::format("{}, {}: no sparsity found that takes {:.3f} of the bytes",
-                                        method, pattern, budget));
-    return OkStatus();
+                                        method, pattern, options_.bytes_ratio));
   }
-  best->equal_bytes = true;
-  candidates_.push_back(std::move(*best));
-  NoteMissedBudget(candidates_.back());
   return OkStatus();
 }
 
@@ -303,13 +306,22 @@ void Search::FindEqualTimes() {
   std::map<std::pair<std::string, std::string>, std::vector<PatternPoint>> curves;
   for (const Candidate& candidate : candidates_)
     curves[{candidate.point.method, candidate.point.pattern}].push_back(candidate.point);
+  const auto find = [&](const std::vector<PatternPoint>& points, double PatternPoint::*ratio,
+                        int64_t tokens, std::vector<PatternPoint>* rows) {
+    auto point = AtBudget(points, ratio, options_.time_ratio);
+    std::string note = NoteOnBudget(points, point, ratio, options_.time_ratio);
+    if (!point) {
+      report_.notes.push_back(fmt::format("{}, {}: with {} token{} {}", points.front().method,
+                                          points.front().pattern, tokens, tokens == 1 ? "" : "s",
+                                          note));
+      return;
+    }
+    point->note = std::move(note);
+    rows->push_back(std::move(*point));
+  };
   for (const auto& [name, points] : curves) {
-    if (auto point = AtBudget(points, &PatternPoint::decode_ratio, options_.time_ratio)) {
-      report_.equal_decode.push_back(std::move(*point));
-    }
-    if (auto point = AtBudget(points, &PatternPoint::prefill_ratio, options_.time_ratio)) {
-      report_.equal_prefill.push_back(std::move(*point));
-    }
+    find(points, &PatternPoint::decode_ratio, 1, &report_.equal_decode);
+    find(points, &PatternPoint::prefill_ratio, kPrefillTokens, &report_.equal_prefill);
   }
 }
 
@@ -363,12 +375,6 @@ Result<PatternReport> Search::Run() {
   FindEqualTimes();
   report_.notes.push_back(
       "times are of one product repeated, so a weight that fits into a cache is read from there");
-  for (const auto& [tokens, list] : {std::pair(int64_t{1}, &report_.equal_decode),
-                                     std::pair(kPrefillTokens, &report_.equal_prefill)}) {
-    if (!list->empty()) continue;
-    report_.notes.push_back(fmt::format("nothing measured takes {} of the time with {} token{}",
-                                        options_.time_ratio, tokens, tokens == 1 ? "" : "s"));
-  }
   for (std::vector<PatternPoint>* list :
        {&report_.equal_bytes, &report_.equal_decode, &report_.equal_prefill}) {
     std::stable_sort(list->begin(), list->end(), [](const PatternPoint& a, const PatternPoint& b) {
@@ -389,6 +395,52 @@ std::string Label(const PatternPoint& point) {
 }
 
 }  // namespace
+
+Status ApproachBudget(double budget, double tolerance, double step,
+                      const std::vector<RatioAt>& known,
+                      const std::function<Result<std::optional<double>>(double)>& measure) {
+  RatioAt low = {0, 1};   // sparsest known to be above the budget
+  RatioAt high = {1, 0};  // least sparse known to meet it
+  const auto place = [&](const RatioAt& at) {
+    if (at.ratio > budget && at.sparsity > low.sparsity) low = at;
+    if (at.ratio <= budget && at.sparsity < high.sparsity) high = at;
+  };
+  for (const RatioAt& at : known) {
+    if (std::abs(at.ratio - budget) <= budget * tolerance) return OkStatus();
+    place(at);
+  }
+  int same_side = 0;  // tries in a row, signed
+  for (int i = 0; i < kTries && high.sparsity - low.sparsity > step; ++i) {
+    // Bytes fall almost linearly, so that regula falsi ends after one or two tries. Where they do
+    // not, as the format changes on the way, it creeps up from one side, and halving is faster.
+    double share = (low.ratio - budget) / (low.ratio - high.ratio);
+    if (std::abs(same_side) >= 2) share = 0.5;
+    share = std::clamp(share, 0.02, 0.98);
+    const double sparsity =
+        std::round((low.sparsity + (high.sparsity - low.sparsity) * share) / kSparsityStep) *
+        kSparsityStep;
+    if (sparsity <= low.sparsity || sparsity >= high.sparsity) break;
+    HARROW_ASSIGN_OR_RETURN(const std::optional<double> ratio, measure(sparsity));
+    if (!ratio || std::abs(*ratio - budget) <= budget * tolerance) break;
+    const int side = *ratio > budget ? 1 : -1;
+    same_side = same_side * side > 0 ? same_side + side : side;
+    place({sparsity, *ratio});
+  }
+  return OkStatus();
+}
+
+std::string NoteOnBudget(const std::vector<PatternPoint>& points,
+                         const std::optional<PatternPoint>& at, double PatternPoint::*ratio,
+                         double budget) {
+  if (!at) {
+    double least = points.front().*ratio;
+    for (const PatternPoint& point : points)
+      least = std::min(least, point.*ratio);
+    return fmt::format("takes {:.3f} of the time at best, not {}", least, budget);
+  }
+  if ((*at).*ratio >= budget * (1 - kMissedBudget)) return "";
+  return fmt::format("takes {:.3f} at the least sparsity measured, not {}", (*at).*ratio, budget);
+}
 
 std::optional<PatternPoint> AtBudget(std::vector<PatternPoint> points, double PatternPoint::*ratio,
                                      double budget) {
@@ -452,16 +504,18 @@ std::string PatternPage(const PatternReport& report) {
     page.charts.push_back(std::move(chart));
   }
   const auto add = [&](const char* title, const std::vector<PatternPoint>& points) {
-    PageTable table{title,
-                    {{"method", "pattern", "sparsity", "relative error", "bytes", "of dense",
-                      "1 token, us", "of dense", "128 tokens, us", "of dense", "stored as"}}};
+    PageTable table{
+        title,
+        {{"method", "pattern", "sparsity", "relative error", "bytes", "of dense", "1 token, us",
+          "of dense", "128 tokens, us", "of dense", "stored as", "note"}}};
     for (const PatternPoint& p : points) {
       table.rows.push_back(
           {p.method, p.pattern, fmt::format("{:.4f}", p.sparsity),
            fmt::format("{:.5g}", p.relative_error), fmt::format("{}", p.bytes),
            fmt::format("{:.3f}", p.bytes_ratio), fmt::format("{:.1f}", p.decode_us),
            fmt::format("{:.3f}", p.decode_ratio), fmt::format("{:.1f}", p.prefill_us),
-           fmt::format("{:.3f}", p.prefill_ratio), p.interpolated ? "interpolated" : p.spec});
+           fmt::format("{:.3f}", p.prefill_ratio), p.interpolated ? "interpolated" : p.spec,
+           p.note});
     }
     page.tables.push_back(std::move(table));
   };

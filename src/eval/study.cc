@@ -10,6 +10,7 @@
 
 #include "base/atomic_file.h"
 #include "base/machine.h"
+#include "base/mapped_file.h"
 #include "compress/output_path.h"
 #include "compress/plan.h"
 #include "compress/report_json.h"
@@ -28,7 +29,9 @@ namespace {
 namespace fs = std::filesystem;
 
 // Changes with anything that makes the same settings give other figures.
-constexpr int kStudyVersion = 1;
+constexpr int kStudyVersion = 2;
+
+constexpr uint64_t kMaxReportBytes = uint64_t{256} << 20;
 
 // A point to measure.
 struct Job {
@@ -69,6 +72,7 @@ class Run {
   Result<StudyPoint> MeasurePoint(const Job& job, const LoadedModel& model,
                                   const RunControl* control);
   Result<std::optional<StudyPoint>> Recall(const Job& job);
+  Result<CompressReport> CompressOnce(const Job& job, const RunControl* control);
   Status Write();
   // With part of the key, so that what an interrupted run left is continued or not touched.
   std::string ModelFolder(const Job& job) const {
@@ -217,6 +221,23 @@ Result<std::optional<StudyPoint>> Run::Recall(const Job& job) {
   return std::optional<StudyPoint>(std::move(point).value());
 }
 
+// What the linear weights of the blocks are stored as.
+void AddForm(const Model& model, StudyPoint* point) {
+  for (const Block& block : model.blocks()) {
+    for (const LinearLayer* linear : block.linears()) {
+      const LinearWeight& weight = linear->weight;
+      if (!weight.has_residual()) {
+        point->smaller = true;
+        continue;
+      }
+      const WeightSpec& spec = weight.spec;
+      point->quantized = point->quantized || IsQuantized(spec.values);
+      point->sparse = point->sparse ||
+                      (spec.format != FormatId::kDense && spec.format != FormatId::kDensePanel);
+    }
+  }
+}
+
 Result<StudyPoint> Run::MeasurePoint(const Job& job, const LoadedModel& model,
                                      const RunControl* control) {
   CompareOptions compare;
@@ -261,7 +282,25 @@ Result<StudyPoint> Run::MeasurePoint(const Job& job, const LoadedModel& model,
   return point;
 }
 
-// Compresses, unless the point is the model as it is, measures, and keeps the result.
+// Compresses, unless an earlier run of the study has done so and was interrupted while it measured.
+Result<CompressReport> Run::CompressOnce(const Job& job, const RunControl* control) {
+  const std::string folder = ModelFolder(job);
+  if (const auto text = ReadFile(folder + "/" + kReportFile, kMaxReportBytes); text.ok()) {
+    const nlohmann::json json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+    Result<CompressReport> kept = ReportFromJson<CompressReport>(json);
+    if (kept.ok() && kept->recipe == job.text) return kept;
+  }
+  CompressOptions compress;
+  compress.model = options_.model;
+  compress.recipe_text = job.text;
+  compress.output = folder;
+  compress.overwrite = true;
+  compress.threads = pool_->size();
+  return Compress(compress, control);
+}
+
+// The model that is to be measured, if it is not the model as it is, the measurement, and keeping
+// the result.
 Result<StudyPoint> Run::Finish(const Job& job, const RunControl* control) {
   const auto start = std::chrono::steady_clock::now();
   StudyPoint point;
@@ -269,24 +308,21 @@ Result<StudyPoint> Run::Finish(const Job& job, const RunControl* control) {
     HARROW_ASSIGN_OR_RETURN(point, MeasurePoint(job, dense_, control));
     HARROW_ASSIGN_OR_RETURN(point.sparsity, LinearSparsity(*dense_.model));
   } else {
-    CompressOptions compress;
-    compress.model = options_.model;
-    compress.recipe_text = job.text;
-    compress.output = ModelFolder(job);
-    compress.overwrite = true;
-    compress.threads = pool_->size();
-    const Result<CompressReport> compressed = Compress(compress, control);
-    if (!compressed.ok()) return compressed.status();
-    HARROW_ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(compress.output, pool_));
+    HARROW_ASSIGN_OR_RETURN(const CompressReport compressed, CompressOnce(job, control));
+    HARROW_ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(ModelFolder(job), pool_));
     HARROW_ASSIGN_OR_RETURN(point, MeasurePoint(job, model, control));
-    point.sparsity = compressed->sparsity;
-    point.compress_seconds = compressed->seconds;
-    point.warnings = compressed->warnings;
+    point.sparsity = compressed.sparsity;
+    point.compress_seconds = compressed.seconds;
+    point.warnings = compressed.warnings;
+    point.smaller = !compressed.structure.empty();
     std::set<std::string> methods;
-    for (const LayerReport& layer : compressed->layers) {
+    for (const StructureReport& step : compressed.structure)
+      methods.insert(step.method);
+    for (const LayerReport& layer : compressed.layers) {
       methods.insert(layer.method);
       point.sparse = point.sparse || layer.requested_sparsity.has_value();
     }
+    AddForm(*model.model, &point);
     point.methods = {methods.begin(), methods.end()};
   }
   const double seconds =
@@ -315,7 +351,8 @@ Result<StudyReport> Run::Measure() {
       const RunControl control =
           PrefixedControl(control_, fmt::format("{}/{} {}: ", i + 1, jobs_.size(), job.name));
       Result<StudyPoint> measured = Finish(job, &control);
-      if (!options_.keep_models) {
+      // A model that could not be measured to the end is what the next run begins with.
+      if (!options_.keep_models && measured.status().code() != StatusCode::kCancelled) {
         std::error_code ignored;
         fs::remove_all(ModelFolder(job), ignored);
       }

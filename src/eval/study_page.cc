@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "eval/frontier.h"
 #include "eval/page.h"
 #include "eval/study.h"
 
@@ -8,7 +9,7 @@ namespace harrow {
 namespace {
 
 std::string GroupOf(const StudyPoint& point) {
-  return point.kind != "recipe" ? "points to beat" : point.sparse ? "sparse" : "not sparse";
+  return point.kind != "recipe" ? "points to beat" : FormOf(point);
 }
 
 std::string Error(const std::optional<double>& value, int digits) {

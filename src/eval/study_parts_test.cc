@@ -51,6 +51,48 @@ TEST(Patterns, AtBudgetInterpolatesBetweenNeighbours) {
   EXPECT_FALSE(budget({}, 0.5));
 }
 
+// Every sparsity that ApproachBudget asks for.
+std::vector<double> Tries(double budget, double step, const std::vector<RatioAt>& known,
+                          const std::function<double(double)>& ratio) {
+  std::vector<double> tries;
+  const Status status = ApproachBudget(budget, 0.005, step, known,
+                                       [&](double sparsity) -> Result<std::optional<double>> {
+                                         tries.push_back(sparsity);
+                                         return std::optional<double>(ratio(sparsity));
+                                       });
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  return tries;
+}
+
+TEST(Patterns, ABudgetThatCanBeReachedIsReached) {
+  // Bitmask BF16: one bit a weight beside the values.
+  const auto bitmask = [](double s) { return std::min(1.0, 1 - s + 1.0 / 16); };
+  std::vector<double> tries = Tries(0.6, 1e-4, {{0.3, bitmask(0.3)}, {0.5, bitmask(0.5)}}, bitmask);
+  ASSERT_FALSE(tries.empty());
+  EXPECT_LE(tries.size(), 2u);
+  EXPECT_NEAR(bitmask(tries.back()), 0.6, 0.003);
+  // The format changes on the way: flat, a jump, then steep, which regula falsi creeps along.
+  const auto kinked = [](double s) { return s < 0.8 ? 1.0 - 0.01 * s : 0.9 - 4 * (s - 0.8); };
+  tries = Tries(0.2, 1e-4, {{0.3, kinked(0.3)}}, kinked);
+  ASSERT_FALSE(tries.empty());
+  EXPECT_NEAR(kinked(tries.back()), 0.2, 0.001);
+  // Met by what is known already; and steps that no try could come between.
+  EXPECT_TRUE(Tries(0.6, 1e-4, {{0.4, 0.601}}, bitmask).empty());
+  const auto steps = [](double s) { return 1 - 0.25 * std::floor(4 * s); };
+  EXPECT_TRUE(Tries(0.6, 0.25, {{0.3, 0.75}, {0.5, 0.5}}, steps).empty());
+}
+
+TEST(Patterns, SaysWhereATimeIsNotReached) {
+  const auto note = [](const std::vector<PatternPoint>& points, double budget) {
+    return NoteOnBudget(points, AtBudget(points, &PatternPoint::decode_ratio, budget),
+                        &PatternPoint::decode_ratio, budget);
+  };
+  const std::vector<PatternPoint> points = {At(0.3, 0.9, 0.001), At(0.5, 0.6, 0.01)};
+  EXPECT_EQ(note(points, 0.7), "");
+  EXPECT_EQ(note(points, 0.4), "takes 0.600 of the time at best, not 0.4");
+  EXPECT_EQ(note({At(0.5, 0.6, 0.01)}, 0.8), "takes 0.600 at the least sparsity measured, not 0.8");
+}
+
 constexpr char kRecipe[] =
     "steps:\n"
     "  - {method: magnitude, sparsity: 0.5, ignore: [a.weight]}\n"
@@ -76,6 +118,26 @@ TEST(Ablation, VariantsAreRecipesWithPartsLeftOut) {
   ASSERT_TRUE(ignoring.ok()) << ignoring.status().ToString();
   EXPECT_EQ(ignoring->steps[0].ignore, (std::vector<std::string>{"a.weight", "re:^b"}));
   EXPECT_EQ(ignoring->steps[1].ignore, std::vector<std::string>{"re:^b"});
+}
+
+TEST(Ablation, AJointStepIsNeitherSparsityNorQuantizationAlone) {
+  const auto why = [](const std::string& steps) {
+    const Result<Recipe> recipe =
+        ParseRecipe("calibration: {file: x.txt}\nsteps: [" + steps + "]", "test");
+    EXPECT_TRUE(recipe.ok()) << recipe.status().ToString();
+    return recipe.ok() ? WhyNotSplit(*recipe) : "";
+  };
+  const std::string prune = "{method: wanda, sparsity: 0.5}";
+  const std::string joint = "{method: sparsegpt, sparsity: 0.5, quantize: {format: int4}}";
+  EXPECT_EQ(why(prune + ", {method: rtn}"), "");
+  EXPECT_EQ(why("{method: sparsegpt, sparsity: 0.5}, {method: gptq}"), "");
+  EXPECT_NE(why(joint).find("step 0 (sparsegpt) prunes and quantizes in one pass"),
+            std::string::npos);
+  EXPECT_NE(why(prune + ", " + joint).find("step 1 (sparsegpt)"), std::string::npos);
+  EXPECT_NE(why("{method: magnitude, sparsity: 0.5, targets: \"re:up\"}, " + prune)
+                .find("no step quantizes"),
+            std::string::npos);
+  EXPECT_NE(why("{method: rtn}").find("every step quantizes"), std::string::npos);
 }
 
 TEST(Ablation, AnAllocationFollowsItsSteps) {

@@ -210,6 +210,7 @@ Status Alps::Apply(LayerWork* layer) const {
   target.Record(layer);
   layer->damping = damping_;
   layer->dead_columns = statistics->DeadColumns();
+  HARROW_RETURN_IF_ERROR(statistics->CheckDefinite(damping_));
   HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const HessianSpectrum> spectrum,
                           statistics->Spectrum(damping_));
   return layer->cols <= kFloat64Cols ? Solve<double>(target, *spectrum, layer)

@@ -147,6 +147,7 @@ Status Lasso::Apply(LayerWork* layer) const {
   target.Record(layer);
   layer->damping = damping_;
   layer->dead_columns = statistics->DeadColumns();
+  HARROW_RETURN_IF_ERROR(statistics->CheckDefinite(damping_));
   HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const HessianSpectrum> spectrum,
                           statistics->Spectrum(damping_));
   const MaskedLeastSquares least_squares(*statistics, damping_);

@@ -163,7 +163,7 @@ Status MaskedLeastSquares::Solve(const LayerWork& layer, const double* c, const 
       return Error(
           StatusCode::kNumerical,
           "the Hessian of the {} weights that row {} keeps is not positive definite with a "
-          "ridge of {}; use a larger damping or more calibration text",
+          "ridge of {}; use a larger `damping` or more calibration text",
           k, row, ridge_);
     }
     for (size_t i = 0; i < k; ++i)

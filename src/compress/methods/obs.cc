@@ -238,10 +238,12 @@ Status RunObs(const ObsOptions& options, const ObsDecisions& decisions, LayerWor
                     options.damping, factor->percent_damping));
   }
   ObsRun run(decisions, *layer, factor);
+  const bool exchanges = decisions.target && decisions.sweeps > 0;
+  const std::vector<uint8_t> fixed = exchanges ? layer->pruned : std::vector<uint8_t>();
   HARROW_RETURN_IF_ERROR(run.Run(options.block_size));
   run.Store(layer);
   if (decisions.sweeps == 0) return OkStatus();
-  return RefineCodes(decisions.sweeps, factor->percent_damping, decisions.target.has_value(),
+  return RefineCodes(decisions.sweeps, factor->percent_damping, exchanges ? &fixed : nullptr,
                      layer);
 }
 

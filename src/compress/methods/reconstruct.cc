@@ -38,7 +38,7 @@ class Reconstruct final : public Method {
 };
 
 Status Reconstruct::Apply(LayerWork* layer) const {
-  const InputStatistics* statistics = layer->statistics;
+  InputStatistics* statistics = layer->statistics;
   HARROW_CHECK(statistics != nullptr && statistics->cols() == layer->cols);
   HARROW_CHECK(layer->original.size() == layer->w.size());
   if (dense_ && layer->low_rank) {
@@ -67,6 +67,7 @@ Status Reconstruct::Apply(LayerWork* layer) const {
   if (layer->cols <= exact_cols_) {
     HARROW_RETURN_IF_ERROR(least_squares.Solve(*layer, c.data(), layer->pruned.data(), x.data()));
   } else {
+    HARROW_RETURN_IF_ERROR(statistics->CheckDefinite(damping_));
     HARROW_ASSIGN_OR_RETURN(const MaskedLeastSquares::Outcome outcome,
                             least_squares.Iterate(*layer, c.data(), layer->pruned.data(),
                                                   iterations_, tolerance_, x.data()));

@@ -348,13 +348,24 @@ TEST(ReconstructTest, TheDenseTargetIsTheDenseModelsOutput) {
   }
 }
 
-TEST(ReconstructTest, ASingularHessianIsAnError) {
+TEST(ReconstructionTest, ASingularHessianIsAnError) {
   ThreadPool pool(1);
-  // 2 x 10 tokens cannot tell 32 inputs apart.
-  GoldenCase golden = MakeGolden(CaseOf(4, 32, 10, 11), &pool);
-  const Status status = Make("method: reconstruct\ndamping: 0")->Apply(&golden.layer);
-  EXPECT_EQ(status.code(), StatusCode::kNumerical);
-  EXPECT_NE(status.message().find("use a larger damping"), std::string::npos) << status.message();
+  for (const std::string method :
+       {"method: reconstruct\n", "method: reconstruct\nexact_up_to: 0\n",
+        "method: alps\nsparsity: 0.5\n", "method: lasso\nsparsity: 0.5\n"}) {
+    SCOPED_TRACE(method);
+    // 2 x 10 tokens cannot tell 32 inputs apart.
+    GoldenCase golden = MakeGolden(CaseOf(4, 32, 10, 11), &pool);
+    const Status status = Make(method + "damping: 0")->Apply(&golden.layer);
+    EXPECT_EQ(status.code(), StatusCode::kNumerical);
+    EXPECT_NE(status.message().find("use a larger `damping`"), std::string::npos)
+        << status.message();
+    // Damping is the remedy that the message names; and 2 x 100 tokens need none.
+    GoldenCase damped = MakeGolden(CaseOf(4, 32, 10, 11), &pool);
+    EXPECT_TRUE(Make(method + "damping: 1e-4")->Apply(&damped.layer).ok());
+    GoldenCase enough = MakeGolden(CaseOf(4, 32, 100, 11), &pool);
+    EXPECT_TRUE(Make(method + "damping: 0")->Apply(&enough.layer).ok());
+  }
 }
 
 TEST(ReconstructTest, SaysWhichRowsAreNotDone) {

@@ -14,22 +14,24 @@ namespace {
 constexpr int64_t kRows = 256;           // that share one product with A
 constexpr int64_t kExchangeInputs = 16;  // of unstructured masks
 
-// One row [cols]: its values, their mask, and what they lack: lack = (W - w) A.
+// One row [cols]: its values, their mask, which of them must stay zero (null: all that are pruned),
+// and what they lack: lack = (W - w) A.
 struct Row {
   double* w;
   uint8_t* pruned;
+  const uint8_t* fixed;
   double* lack;
 };
 
 class Refinement {
  public:
-  Refinement(const MaskedLeastSquares& least_squares, const LayerWork& layer, bool exchange)
+  Refinement(const MaskedLeastSquares& least_squares, const LayerWork& layer)
       : hessian_(layer.statistics->hessian()),
         cols_(layer.cols),
         ridge_(least_squares.ridge()),
         quantization_(*layer.quantization),
         groups_((layer.cols + quantization_.group - 1) / quantization_.group),
-        exchange_(exchange && !layer.pattern.block),
+        blocks_(layer.pattern.block.has_value()),
         run_(layer.pattern.nm ? layer.pattern.nm->of : kExchangeInputs) {}
 
   // One sweep over a row; how many codes changed.
@@ -45,7 +47,7 @@ class Refinement {
         Move(j, change, row);
         ++changes;
       }
-      if (exchange_) changes += Exchange(index, begin, end, row);
+      if (row.fixed != nullptr && !blocks_) changes += Exchange(index, begin, end, row);
     }
     return changes;
   }
@@ -87,7 +89,7 @@ class Refinement {
         const double removed = -row.w[k];
         const double loss = Gain(k, removed, row.lack[k]);
         for (int64_t p = begin; p < end; ++p) {
-          if (row.pruned[p] == 0 || !Seen(p)) continue;
+          if (row.pruned[p] == 0 || row.fixed[p] != 0 || !Seen(p)) continue;
           const double lack = row.lack[p] - removed * At(k, p);
           const double value = Best(index, p, lack / Diagonal(p));
           const double gain = loss + Gain(p, value, lack);
@@ -114,18 +116,19 @@ class Refinement {
   const double ridge_;
   const Quantization& quantization_;
   const int64_t groups_;
-  const bool exchange_;
+  const bool blocks_;
   const int64_t run_;
 };
 
 }  // namespace
 
-Status RefineCodes(int64_t sweeps, double damping, bool exchange, LayerWork* layer) {
+Status RefineCodes(int64_t sweeps, double damping, const std::vector<uint8_t>* fixed,
+                   LayerWork* layer) {
   HARROW_CHECK(layer->quantization && layer->quantization->grid != nullptr);
   HARROW_CHECK(layer->original.size() == layer->w.size());
   const int64_t cols = layer->cols;
   const MaskedLeastSquares least_squares(*layer->statistics, damping);
-  const Refinement refinement(least_squares, *layer, exchange);
+  const Refinement refinement(least_squares, *layer);
   std::vector<double> w(static_cast<size_t>(std::min(kRows, layer->rows) * cols));
   std::vector<double> lack(w.size());
   double before = 0;
@@ -148,7 +151,9 @@ Status RefineCodes(int64_t sweeps, double damping, bool exchange, LayerWork* lay
     std::atomic<int64_t> changed = 0;  // a sum of integers: the order of threads does not show
     layer->pool->ParallelFor(count, 4, [&](int64_t from, int64_t to) {
       for (int64_t row = from; row < to; ++row) {
-        const Row work = {w.data() + row * cols, layer->pruned.data() + (begin + row) * cols,
+        const int64_t first = (begin + row) * cols;
+        const Row work = {w.data() + row * cols, layer->pruned.data() + first,
+                          fixed != nullptr ? fixed->data() + first : nullptr,
                           lack.data() + row * cols};
         for (int64_t sweep = 0; sweep < sweeps; ++sweep) {
           const int64_t moved = refinement.Sweep(begin + row, work);

@@ -160,6 +160,27 @@ TEST(RefineCodes, KeepsTheCountOfZerosAndTheGroups) {
   }
 }
 
+// What an earlier step, or an earlier run, pruned must not come back by an exchange.
+TEST(RefineCodes, LeavesTheZerosOfEarlierSteps) {
+  ThreadPool pool(2);
+  const nlohmann::json inputs = Inputs(8, 96, /*dead=*/false);
+  for (const std::string target : {"sparsity: 0.6", "pattern: '2:4'"}) {
+    SCOPED_TRACE(target);
+    // Magnitude knows nothing of the inputs, so that many of its zeros would be worth having back.
+    const std::string first = "{method: magnitude, sparsity: 0.3}";
+    const std::string second =
+        "{method: sparsegpt, " + target + ", quantize: {format: int4, group: 32, sweeps: 5}}";
+    const GoldenCase before = RunSteps(inputs, {first}, &pool);
+    const GoldenCase after = RunSteps(inputs, {first, second}, &pool);
+    ASSERT_NE(after.layer.notes.back().find("refined codes"), std::string::npos);
+    for (size_t i = 0; i < after.layer.w.size(); ++i) {
+      if (before.layer.pruned[i] == 0) continue;
+      EXPECT_EQ(after.layer.pruned[i], 1) << i;
+      EXPECT_EQ(after.layer.w[i], 0.0f) << i;
+    }
+  }
+}
+
 TEST(RefineCodes, DoesNotDependOnThreads) {
   ThreadPool one(1);
   ThreadPool two(2);

@@ -75,6 +75,13 @@ struct InputMoments {
       means[j] += sums[j] / static_cast<double>(tokens);
     return means;
   }
+  // Inputs that were zero in all tokens.
+  int64_t Dead() const {
+    int64_t dead = 0;
+    for (size_t j = 0; j < shift.size(); ++j)
+      dead += shift[j] == 0 && squares[j] == 0;
+    return dead;
+  }
   double Variance(size_t j) const {
     const double mean = sums[j] / static_cast<double>(tokens);
     return std::max(0.0, squares[j] / static_cast<double>(tokens) - mean * mean);
@@ -99,6 +106,7 @@ class FlapRun final : public StructureRun {
   struct BlockScores {
     std::vector<double> groups, neurons;
     std::vector<double> o_means, down_means;
+    std::vector<std::string> warnings;
   };
   Status ScoreLinear(const LinearLayer& layer, const InputMoments& moments, bool squared,
                      int64_t unit, std::vector<double>* scores) const;
@@ -143,6 +151,13 @@ Status FlapRun::EndBlock(int32_t index, const Block& block) {
   const int64_t group = block.o.cols / block.kv_heads;
   HARROW_RETURN_IF_ERROR(ScoreLinear(block.o, o_, /*squared=*/true, group, &scores.groups));
   HARROW_RETURN_IF_ERROR(ScoreLinear(block.down, down_, /*squared=*/false, 1, &scores.neurons));
+  for (const auto& [layer, moments] : {std::pair(&block.o, &o_), std::pair(&block.down, &down_)}) {
+    if (const int64_t dead = moments->Dead(); dead > 0) {
+      scores.warnings.push_back(
+          fmt::format("flap: {}: {} of {} inputs were zero in all of the calibration text",
+                      layer->name, dead, layer->cols));
+    }
+  }
   if (bias_) {
     scores.o_means = o_.Means();
     scores.down_means = down_.Means();
@@ -206,6 +221,7 @@ Result<std::vector<BlockDecision>> FlapRun::Decide() {
   std::vector<BlockDecision> decisions(scores_.size());
   for (size_t b = 0; b < scores_.size(); ++b) {
     BlockDecision& decision = decisions[b];
+    decision.warnings = std::move(scores_[b].warnings);
     decision.kv_groups = Keep(scores_[b].groups, threshold, 1, "heads", &decision);
     decision.neurons = Keep(scores_[b].neurons, threshold, round_, "neurons", &decision);
     decision.o_means = std::move(scores_[b].o_means);
@@ -236,6 +252,7 @@ class Flap final : public StructureMethod {
     }
     return OkStatus();
   }
+  std::optional<double> ratio() const override { return ratio_; }
   std::unique_ptr<StructureRun> Start(const Model& model) const override {
     return std::make_unique<FlapRun>(model, ratio_, bias_, round_);
   }

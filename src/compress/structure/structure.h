@@ -51,6 +51,8 @@ class StructureMethod {
   virtual ~StructureMethod() = default;
   // Whether the model can be cut as asked; called before any work.
   virtual Status Check(const Model& model) const = 0;
+  // Fraction of the blocks' linear weights to remove; none where whole blocks leave.
+  virtual std::optional<double> ratio() const { return std::nullopt; }
   // Blocks that leave.
   virtual int64_t dropped_blocks() const { return 0; }
   // `model` outlives the run.

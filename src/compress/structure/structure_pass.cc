@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -16,6 +17,7 @@
 #include "compress/plan.h"
 #include "compress/report_json.h"
 #include "compress/resume_key.h"
+#include "compress/row_slices.h"
 
 namespace harrow {
 namespace {
@@ -26,6 +28,8 @@ using nlohmann::json;
 // Marks a folder as the result of a structural step: {"key", "report"}.
 constexpr char kMarkFile[] = "harrow_structure.json";
 constexpr uint64_t kMaxMarkBytes = uint64_t{64} << 20;
+// Of the ratio asked for, absolute, that is worth a warning.
+constexpr double kMissedRatio = 0.01;
 
 // Rows and columns of a weight that stay; empty: all.
 struct Slice {
@@ -118,6 +122,7 @@ class StructureStepRun {
   bool taken_over() const { return taken_over_; }
 
  private:
+  Status CheckSource() const;
   Result<bool> TakeOver(const std::string& target, const std::string& key);
   Result<std::vector<BlockDecision>> Calibrate(const std::string& folder);
   Status WriteBlock(int32_t b, const BlockDecision& decision, CheckpointWriter* writer);
@@ -134,9 +139,23 @@ class StructureStepRun {
   Calibration calibration_;
   StructureReport report_;
   bool taken_over_ = false;
+  int64_t weights_before_ = 0;  // of the blocks' linears
+  int64_t weights_ = 0;
   std::vector<LayerSizes> sizes_;  // of the blocks written
   std::set<std::string> written_;  // tensors of the source that belong to a block
 };
+
+// A weight that is no number would show up as the input of another, or as scores that mean nothing.
+Status StructureStepRun::CheckSource() const {
+  const TensorSource& tensors = checkpoint_->tensors();
+  for (const std::string& name : tensors.names()) {
+    if (control_.Cancelled()) return Error(StatusCode::kCancelled, "cancelled");
+    HARROW_ASSIGN_OR_RETURN(const TensorView view, tensors.Find(name));
+    HARROW_RETURN_IF_ERROR(CheckFinite(name, view));
+    tensors.DropResident(view);
+  }
+  return OkStatus();
+}
 
 // Whether `target` is this step's result already.
 Result<bool> StructureStepRun::TakeOver(const std::string& target, const std::string& key) {
@@ -211,6 +230,8 @@ Status StructureStepRun::WriteBlock(int32_t b, const BlockDecision& decision,
   report.block = b;
   report.kept = !decision.dropped;
   report.score = decision.score;
+  for (const LinearLayer* layer : std::as_const(model_->blocks()[static_cast<size_t>(b)]).linears())
+    weights_before_ += layer->rows * layer->cols;
   for (const std::string& warning : decision.warnings)
     report_.warnings.push_back(fmt::format("block {}: {}", b, warning));
   if (decision.dropped) {
@@ -244,6 +265,7 @@ Status StructureStepRun::WriteBlock(int32_t b, const BlockDecision& decision,
     if (cut) {
       HARROW_ASSIGN_OR_RETURN(weight, SliceWeight(layer, slices[i]));
     }
+    weights_ += weight.rows * weight.cols;
     HARROW_RETURN_IF_ERROR(writer->AddLinear(renamed(layer.name), weight));
   }
   const auto add_bias = [&](const LinearLayer& layer, const std::vector<int64_t>& kept,
@@ -339,10 +361,20 @@ Result<StructureReport> StructureStepRun::Run(const std::string& source, const s
       const std::unique_ptr<CheckpointWriter> writer,
       CheckpointWriter::Create(
           target, {.overwrite = options_.restart, .resume_key = "", .discard_partial = true}));
+  HARROW_RETURN_IF_ERROR(CheckSource());
   Result<std::vector<BlockDecision>> decisions = Calibrate(target + ".partial");
   if (!decisions.ok()) return decisions.status().At(step_.where);
   for (size_t b = 0; b < decisions->size(); ++b)
     HARROW_RETURN_IF_ERROR(WriteBlock(static_cast<int32_t>(b), (*decisions)[b], writer.get()));
+  report_.ratio = 1 - static_cast<double>(weights_) / static_cast<double>(weights_before_);
+  report_.requested_ratio = step_.method->ratio();
+  if (report_.requested_ratio &&
+      std::fabs(*report_.requested_ratio - report_.ratio) > kMissedRatio) {
+    report_.warnings.push_back(fmt::format(
+        "{}: asked to remove {} of the blocks' linear weights, removed {:.4f}; heads and rounded "
+        "numbers of neurons leave as a whole, and every layer keeps some",
+        report_.method, *report_.requested_ratio, report_.ratio));
+  }
   HARROW_RETURN_IF_ERROR(WriteOuter(writer.get()));
   HARROW_ASSIGN_OR_RETURN(const HfConfig new_config, NewConfig());
   HARROW_RETURN_IF_ERROR(writer->CopySideFiles(source));

@@ -168,6 +168,67 @@ TEST_F(StructureTest, FlapRoundsNeuronsUp) {
   }
 }
 
+TEST_F(StructureTest, FlapReportsTheRatioThatItReached) {
+  for (const double asked : {0.3, 0.95}) {
+    SCOPED_TRACE(asked);
+    CompressOptions options =
+        Options(fmt::format("structure: [{{method: flap, ratio: {}, round: 32}}]", asked), "out");
+    options.overwrite = true;
+    const Result<CompressReport> report = Compress(options, nullptr);
+    ASSERT_TRUE(report.ok()) << report.status().ToString();
+    const StructureReport& step = report->structure.at(0);
+    // From the shapes that were written: 3 blocks of 64 x 64 + 2 * 32 x 64 + 64 x 64 + 3 * 96 x 64.
+    const std::unique_ptr<Model> model = Open(dir_.File("out"));
+    int64_t weights = 0;
+    for (const Block& block : std::as_const(*model).blocks()) {
+      for (const LinearLayer* linear : block.linears())
+        weights += linear->rows * linear->cols;
+    }
+    EXPECT_DOUBLE_EQ(step.ratio, 1 - static_cast<double>(weights) / (3 * 64 * (64 * 3 + 96 * 3)));
+    EXPECT_EQ(step.requested_ratio, asked);
+    bool warned = false;
+    for (const std::string& warning : report->warnings)
+      warned |= warning.find(fmt::format("asked to remove {}", asked)) != std::string::npos;
+    EXPECT_EQ(warned, std::fabs(step.ratio - asked) > 0.01);
+    // A group of 2 heads and 32 neurons stay in every block.
+    if (asked == 0.95) EXPECT_LT(step.ratio, 0.7);
+  }
+}
+
+TEST_F(StructureTest, FlapReportsDeadInputsAndNamesWhatIsNoNumber) {
+  const auto run = [&](const std::string& name, size_t index, float value, size_t count) {
+    testing::WriteTinyModel(dir_.File("edited"), TinyModel{.dtype = DType::kF32},
+                            [&](const std::string& tensor, std::vector<float>* values) {
+                              if (tensor == name)
+                                std::fill_n(values->begin() + static_cast<int64_t>(index), count,
+                                            value);
+                            });
+    CompressOptions options = Options("structure: [{method: flap, ratio: 0.2}]", "out");
+    options.model = dir_.File("edited");
+    options.overwrite = true;
+    options.restart = true;
+    return Compress(options, nullptr);
+  };
+  // A gate of 0 lets nothing through: neurons 5 and 6 of block 1.
+  const auto dead = run("model.layers.1.mlp.gate_proj.weight", 5 * kHidden, 0, 2 * kHidden);
+  ASSERT_TRUE(dead.ok()) << dead.status().ToString();
+  bool warned = false;
+  for (const std::string& warning : dead->warnings) {
+    warned |= warning.find("model.layers.1.mlp.down_proj.weight: 2 of 96 inputs were zero") !=
+              std::string::npos;
+  }
+  EXPECT_TRUE(warned);
+  // Not the weight whose input it spoils.
+  for (const std::string name :
+       {"model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight",
+        "model.layers.2.mlp.down_proj.weight", "model.layers.1.input_layernorm.weight"}) {
+    const auto broken = run(name, 7, NAN, 1);
+    EXPECT_EQ(broken.status().code(), StatusCode::kNumerical);
+    EXPECT_NE(broken.status().message().find(name + ": element 7 is nan"), std::string::npos)
+        << broken.status().ToString();
+  }
+}
+
 TEST_F(StructureTest, ShortGptScoresAsTheReference) {
   const std::unique_ptr<Model> model = Open(model_, /*lazy=*/true);
   Status status;
