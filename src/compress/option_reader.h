@@ -45,10 +45,30 @@ class OptionReader {
   void Nested(std::string_view key, const Read& read) {
     const YAML::Node child = Find(key);
     if (!child.IsDefined()) return;
-    OptionReader reader(child, where_, path_ + (path_.empty() ? "" : ".") + std::string(key));
+    OptionReader reader(child, where_, Prefix() + std::string(key));
     read(&reader);
     if (Status status = reader.Finish(); status_.ok()) status_ = std::move(status);
     values_[std::string(key)] = reader.values();
+  }
+
+  // The same for each mapping of the list of 1 to `max_size` of them at `key`, with
+  // read(OptionReader*, size_t index).
+  template <class Read>
+  void NestedList(std::string_view key, size_t max_size, const Read& read) {
+    const YAML::Node list = Find(key);
+    if (!list.IsDefined()) return;
+    if (!list.IsSequence() || list.size() == 0 || list.size() > max_size) {
+      Fail(key, fmt::format("expected a list of 1 to {} mappings", max_size));
+      return;
+    }
+    nlohmann::ordered_json values = nlohmann::ordered_json::array();
+    for (size_t i = 0; i < list.size() && status_.ok(); ++i) {
+      OptionReader reader(list[i], where_, fmt::format("{}{}[{}]", Prefix(), key, i));
+      read(&reader, i);
+      status_ = reader.Finish();
+      values.push_back(reader.values());
+    }
+    values_[std::string(key)] = std::move(values);
   }
 
   // Records a mistake found by the caller, at the key's line (the mapping's when absent).
@@ -62,6 +82,7 @@ class OptionReader {
 
  private:
   YAML::Node Find(std::string_view key);
+  std::string Prefix() const { return path_.empty() ? "" : path_ + "."; }
   std::string Where(std::string_view key) const;
   // The scalar text of `key`, or null with a mistake recorded.
   const std::string* Plain(const YAML::Node& node, std::string_view key, std::string_view expected);

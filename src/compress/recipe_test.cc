@@ -111,7 +111,7 @@ TEST(RecipeTest, MistakesNameLineKeyAndExpectation) {
       {"steps: [{method: magnitude, sparsity: 0.5, damping: 1}]", "damping: unknown key"},
       {"steps: [{method: wanda, sparsity: 0.5}]", "calibration: missing"},
       {"output_error: true\nsteps: [{method: magnitude, sparsity: 0.5}]", "output_error needs it"},
-      {"steps: [{method: rtn}]\nstore: sparse", "r.yaml:2: store: expected auto | dense"},
+      {"steps: [{method: rtn}]\nstore: sparse", "r.yaml:2: store: expected auto | fast | dense"},
       {"calibration: {samples: 3}\nsteps: [{method: rtn}]", "calibration.file: missing"},
       {"calibration: {file: a, samples: 0}\nsteps: [{method: rtn}]", "expected an integer in [1"},
       {"calibration: {file: a, mode: random}\nsteps: [{method: rtn}]", "papers | concat"},
