@@ -20,7 +20,8 @@
 namespace harrow {
 
 // Getters return the default when the key is absent and, after a mistake, some value of the type;
-// Finish() then returns the first mistake. Not thread safe.
+// Finish() then returns the first mistake, or the unknown key where the mistake was a key that is
+// absent and so may only be misspelt. Not thread safe.
 class OptionReader {
  public:
   // `where` is the file; `path` the place of the mapping in it ("steps[0]"), for messages.
@@ -62,16 +63,17 @@ class OptionReader {
       return;
     }
     nlohmann::ordered_json values = nlohmann::ordered_json::array();
-    for (size_t i = 0; i < list.size() && status_.ok(); ++i) {
+    for (size_t i = 0; i < list.size(); ++i) {
       OptionReader reader(list[i], where_, fmt::format("{}{}[{}]", Prefix(), key, i));
       read(&reader, i);
-      status_ = reader.Finish();
+      if (Status status = reader.Finish(); status_.ok()) status_ = std::move(status);
       values.push_back(reader.values());
     }
     values_[std::string(key)] = std::move(values);
   }
 
-  // Records a mistake found by the caller, at the key's line (the mapping's when absent).
+  // Records a mistake found by the caller, at the key's line (the mapping's when absent). A caller
+  // that then asks for no more keys, as after an absent `method`, gets this mistake from Finish().
   void Fail(std::string_view key, std::string_view message);
   // "recipe.yaml:3: steps[0]", for messages about the mapping as a whole.
   std::string Location() const;
@@ -82,6 +84,7 @@ class OptionReader {
 
  private:
   YAML::Node Find(std::string_view key);
+  bool Contains(std::string_view key) const;
   std::string Prefix() const { return path_.empty() ? "" : path_ + "."; }
   std::string Where(std::string_view key) const;
   // The scalar text of `key`, or null with a mistake recorded.
@@ -92,6 +95,7 @@ class OptionReader {
   std::string path_;
   std::vector<std::string> known_;
   Status status_;
+  bool absent_ = false;  // status_ is about a key that is not there: reading goes on
   nlohmann::ordered_json values_ = nlohmann::ordered_json::object();
 };
 
