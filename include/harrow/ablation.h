@@ -32,8 +32,8 @@ struct AblationOptions {
     v("seqlen", seqlen, "tokens a window; 0: the model's context but at most 2048",
       Limits{0, 1 << 24});
     v("limit", limit, "windows at most; 0: all", Limits{0, 1e9});
-    v("steps", steps, "run the recipe without each of its steps");
-    v("blocks", blocks, "run the recipe without each of the model's blocks");
+    v("steps", steps, "leave out each step of the recipe in turn");
+    v("blocks", blocks, "leave out each block of the model in turn");
     v("work", work, "folder for the compressed models, one at a time; empty: a temporary one");
     v("html", html, "file to write: the heat-map as a page");
   }

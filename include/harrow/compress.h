@@ -44,9 +44,7 @@ struct PruneOptions {
 
   template <class V>
   void Visit(V&& v) {
-    v("method", method,
-      "magnitude | wanda | ria | sparsegpt | alps, or another method of recipes that takes a "
-      "sparsity");
+    v("method", method, "magnitude | wanda | ria | sparsegpt | alps | lasso");
     v("sparsity", sparsity, "fraction of weights to zero, 0 < s < 1 (this or pattern)");
     v("pattern", pattern, "N:M, keep N of every M consecutive inputs, e.g. 2:4");
     v("allocation", allocation,
@@ -70,7 +68,7 @@ struct PruneOptions {
     v("ignore", ignore, "weights to leave alone");
     v("weights", weights, "int8 | int4: also quantize what was pruned; empty: no");
     v("group", group, "with weights: inputs that share a scale");
-    v("symmetric", symmetric, "with weights int4: no zero points");
+    v("symmetric", symmetric, "use symmetric grids, which need no zero points, with weights int4");
     v("store", store, "auto: the smallest format for each weight; fast: the fastest; dense");
   }
 };
@@ -96,7 +94,8 @@ struct QuantizeOptions {
     v("method", method, "rtn: round to nearest | gptq | awq; the last two need calibration");
     v("weights", weights, "int8 | int4: one scale per group of inputs");
     v("group", group, "inputs that share a scale; int8: a multiple of 32, int4: 32, 64 or 128");
-    v("symmetric", symmetric, "int4 without zero points; int8 has none");
+    v("symmetric", symmetric,
+      "use symmetric grids, which need no zero points, for int4 (int8 always does)");
     v("act_order", act_order, "take inputs with large activations first (gptq)");
     v("calibration", calibration, "text to calibrate on: .jsonl with a field `text`, or .txt");
     v("mode", mode, "papers | concat, as for harrow prune");
@@ -104,7 +103,8 @@ struct QuantizeOptions {
     v("sequence_length", sequence_length,
       "tokens a sequence; 0: the model's context, at most 2048");
     v("seed", seed, "of the choice of documents and crops");
-    v("embed", embed, "round the embedding and the head to nearest as well; not with --targets");
+    v("embed", embed,
+      "round the embedding and the head to nearest as well (never done with --targets)");
     v("targets", targets, "weights to quantize: names, or re:REGEX; default: all in the blocks");
     v("ignore", ignore, "weights to leave alone");
     v("store", store, "auto: the smallest format for each weight; fast: the fastest; dense");
@@ -184,6 +184,7 @@ struct LayerReport {
   std::string values;
   int64_t rank = 0;
   int64_t rounded = 0;
+  int64_t rounded_to_zero = 0;
   uint64_t bytes_before = 0;
   uint64_t bytes = 0;
   double seconds = 0;
@@ -215,6 +216,10 @@ struct LayerReport {
     v("rank", rank,
       "of the low-rank product that is stored with or instead of the weight; 0: none");
     v("rounded", rounded, "weights that BF16 storage rounded (source of more precision)");
+    v("rounded_to_zero", rounded_to_zero,
+      "zeros that a quantizer made of weights that were not pruned; they count in sparsity. 0 "
+      "where "
+      "one step prunes and quantizes");
     v("bytes_before", bytes_before, "bytes of the weight in the source");
     v("bytes", bytes, "bytes of the stored weight");
     v("seconds", seconds, "spent on this weight");
@@ -275,6 +280,9 @@ struct CompressReport {
   std::vector<LayerReport> layers;
   std::vector<std::string> warnings;
   double sparsity = 0;
+  double rounded_to_zero = 0;
+  std::string embedding;
+  std::string head;
   uint64_t disk_bytes_before = 0;
   uint64_t disk_bytes = 0;
   uint64_t resident_bytes_before = 0;
@@ -295,6 +303,10 @@ struct CompressReport {
     v("layers", layers, "one entry a weight that was rewritten");
     v("warnings", warnings, "what the user should know, those of the layers included");
     v("sparsity", sparsity, "fraction of zeros in the linear weights of the blocks");
+    v("rounded_to_zero", rounded_to_zero,
+      "the part of sparsity that quantizers made by rounding: a dense model has some as well");
+    v("embedding", embedding, "format that the embedding is stored in");
+    v("head", head, "format that the output head is stored in; empty: tied to the embedding");
     v("disk_bytes_before", disk_bytes_before, "weight files of the source");
     v("disk_bytes", disk_bytes, "weight files of the output");
     v("resident_bytes_before", resident_bytes_before, "weights in memory when the source runs");

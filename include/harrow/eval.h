@@ -92,7 +92,8 @@ struct TaskOptions {
 
   template <class V>
   void Visit(V&& v) {
-    v("tasks", tasks, "JSONL files of multiple-choice questions (a.jsonl,b.jsonl)");
+    v("tasks", tasks,
+      "multiple-choice questions: JSONL files (a.jsonl,b.jsonl), or folders of them (*.jsonl)");
     v("bos", bos, "begin-of-text before a question: model (what its tokenizer adds) or none");
     v("log-samples", log_samples,
       "file to write: one JSON object a question, with the log-likelihood of each choice in nats");

@@ -21,7 +21,7 @@ struct StudyOptions {
   std::string text;
   int64_t seqlen = 0;
   int64_t limit = 0;
-  std::string tasks;
+  std::vector<std::string> tasks;
   int64_t tasks_limit = 0;
   int64_t n_prompt = 256;
   int64_t n_gen = 64;
@@ -37,7 +37,8 @@ struct StudyOptions {
     v("seqlen", seqlen, "tokens a window; 0: the model's context but at most 2048",
       Limits{0, 1 << 24});
     v("limit", limit, "windows at most; 0: all", Limits{0, 1e9});
-    v("tasks", tasks, "folder with multiple-choice tasks (*.jsonl) to score; empty: none");
+    v("tasks", tasks,
+      "multiple-choice tasks to score: JSONL files, or folders of them (*.jsonl); empty: none");
     v("tasks_limit", tasks_limit, "questions of each task file at most; 0: all", Limits{0, 1e9});
     v("n_prompt", n_prompt, "tokens of the prefill measurement", Limits{1, 1 << 24});
     v("n_gen", n_gen, "tokens of the decode measurement", Limits{1, 1 << 24});
@@ -45,7 +46,7 @@ struct StudyOptions {
       Limits{1, 1000});
     v("min_seconds", min_seconds, "seconds that a repetition lasts at least", Limits{0, 60});
     v("baselines", baselines,
-      "measure the points to beat as well: the model as it is, dense INT8, dense INT4");
+      "measure the points to beat as well: the model as it is, dense INT8 and dense INT4");
     v("keep_models", keep_models, "keep the compressed models in OUTPUT/models");
   }
 };

@@ -117,6 +117,20 @@ def check_scores(case, layer, verdict):
     verdict.kept_unchanged(layer)
 
 
+def check_blocks(case, layer, verdict):
+    """As check_scores, with the sum over a block as its score; whole blocks go."""
+    (rows, cols), (height, width) = layer.w.shape, case["block"]
+    tiles = (rows // height, height, cols // width, width)
+    scores, scores32 = (case["scores"](case, layer.w, x).reshape(tiles).sum(axis=(1, 3)) for x in (layer.x, layer.x32))
+    zeros = (layer.new == 0).reshape(tiles).sum(axis=(1, 3))
+    pruned = zeros == height * width
+    verdict.wrong += int(zeros[~pruned].sum() - (layer.w == 0).reshape(tiles).sum(axis=(1, 3))[~pruned].sum())
+    for index in competitors(case, scores.shape):
+        verdict.mask(scores.ravel()[index], SLACK * relative_change(scores, scores32),
+                     smallest(scores.ravel()[index], int(index.size * case["sparsity"])), pruned.ravel()[index])
+    verdict.kept_unchanged(layer)
+
+
 def check_threshold(case, layer, verdict):
     verdict.weights += layer.w.size
     verdict.wrong += int(((layer.new == 0) != (np.abs(layer.w) < case["threshold"])).sum())
@@ -304,10 +318,50 @@ def check_ria_order(model, case, new, verdict):
     up = f"model.layers.{BLOCK}.mlp.up_proj.weight"
     order = rows_of(new[up], model.dense[up])
     layer = list(model.layers(new))[6]
-    expected = pruner_reference.ria_order(case, layer.w, layer.x)["order"]
-    verdict.wrong += int((order != expected).sum())
+    if case["options"]["permute"] == "lsa":
+        judge_assignment(case, layer, order, verdict)
+    else:
+        expected = pruner_reference.ria_order(case, layer.w, layer.x)["order"]
+        verdict.wrong += int((order != expected).sum())
     verdict.notes.append(f"{int((order != np.arange(order.size)).sum())} of {order.size} inputs moved")
     check_scores(case, Layer(layer.name, layer.w[:, order], layer.new, layer.x[:, order], layer.x32[:, order]), verdict)
+
+
+def judge_assignment(case, layer, order, verdict):
+    """The heuristic's order or better; and no other assignment of the last slot's inputs to groups keeps more."""
+    keep, of = case["pattern"]
+    scores, scores32 = (pruner_reference.ria_scores(case, layer.w, x) for x in (layer.x, layer.x32))
+    noise = SLACK * relative_change(scores, scores32)
+    found = pruner_reference.kept(scores, order, keep, of)
+    heuristic = pruner_reference.ria_order(dict(case, options={"permute": "heuristic"}), layer.w, layer.x)["kept_after"]
+    groups = scores[:, order].reshape(scores.shape[0], -1, of)
+    last = groups[:, :, -1]
+    value = np.empty((groups.shape[1],) * 2)  # of the group with the input
+    for g in range(groups.shape[1]):
+        others = np.broadcast_to(groups[:, g, None, :-1], (*last.shape, of - 1))
+        members = np.sort(np.concatenate([others, last[:, :, None]], axis=2), axis=2)
+        value[g] = members[:, :, of - keep :].sum(axis=(0, 2))
+    best = value[np.arange(len(value)), pruner_reference.assignment(value)].sum()
+    verdict.wrong += int(found < heuristic * (1 - noise)) + int(found < best * (1 - noise))
+    verdict.wrong += int(abs(np.trace(value) - found) > 1e-9 * found)
+    verdict.notes.append(f"keeps {found / heuristic:.6f} of the heuristic's score, {found / best:.9f} of the best last slot's")
+
+
+def check_block_reconstruct(model, case, new, verdict):
+    """The mask stays Wanda's, and the block's output on the calibration inputs comes nearer to the dense one's."""
+    _, wanda = model.compress(in_block("{method: wanda, sparsity: 0.5}"))
+    errors = []
+    for weights in (wanda, new):
+        block = Block(dict(model.dense, **weights), model.config, BLOCK, np.float64)
+        before, after = (model.inputs[np.float64][BLOCK][k].reshape(SEQUENCES, TOKENS, -1) for k in ("before", "after"))
+        errors.append(sum(((block.forward(x)[0] - y) ** 2).sum() for x, y in zip(before, after)))
+    for layer in model.layers(new):
+        pruned = wanda[f"model.layers.{BLOCK}.{layer.name}.weight"] == 0
+        verdict.weights += pruned.size
+        verdict.wrong += int((layer.new[pruned] != 0).sum())
+        verdict.miscounted += int((layer.new[~pruned] == 0).sum() > 0)
+    verdict.wrong += int(errors[1] >= 0.9 * errors[0])
+    verdict.notes.append(f"output error {errors[1] / errors[0]:.3f} of Wanda's")
 
 
 def check_alps_objective(model, case, _, verdict):
@@ -347,6 +401,40 @@ def check_allocation(model, case, _, verdict):
     verdict.weights += found.size
     verdict.values(found, expected[0], 1e-9 + SLACK * np.abs(expected[0] - expected[1]).max())
     verdict.notes.append(" ".join(f"{s:.4f}" for s in expected[0][:: len(LINEARS)]))
+
+
+def check_sensitivity(model, case, _, verdict):
+    """Curves of our own making: the total is met, and no exchange between two weights lowers the sum of the hulls."""
+    rng = np.random.default_rng(1)
+    points = np.linspace(0, 0.9, 7)
+    names = [f"model.layers.{b}.{n}" for b in range(model.config["num_hidden_layers"]) for n in LINEARS]
+    losses = [np.concatenate([[0], np.cumsum(rng.uniform(-0.1, 1, 6) * points[1:])]) for _ in names]
+    file = model.work / "sensitivity.json"
+    file.write_text(json.dumps({"layers": [
+        {"name": name, "points": [{"sparsity": s, "loss_increase": d} for s, d in zip(points[1:], loss[1:])]}
+        for name, loss in zip(names, losses)]}))
+    report, _ = model.compress("{method: wanda, sparsity: 0.6}",
+                               top=f"allocation: {{method: sensitivity, file: '{file}', caps: {case['caps']}}}\n")
+    allocated = {layer["name"]: layer["allocated_sparsity"] for layer in report["layers"]}
+    found = np.array([allocated[name + ".weight"] for name in names])
+    sizes = np.array([model.dense[name + ".weight"].size for name in names])
+    verdict.weights += found.size
+    verdict.wrong += int(abs((found * sizes).sum() - case["sparsity"] * sizes.sum()) > 1e-6)
+    spent, next_price = [], []  # loss a weight of the last part that was bought of each, and of the next
+    for name, s, size, loss in zip(names, found, sizes, losses):
+        high = case["cap"] if name.endswith("down_proj") else points[-1]
+        verdict.wrong += int(not -1e-9 <= s <= high + 1e-9)
+        chords = [(a, b, (loss[b] - loss[a]) / (points[b] - points[a])) for a in range(7) for b in range(a + 1, 7)]
+        # The hull at s: the least chord over it; its slopes are those of the hull beside s.
+        def hull(t):
+            return min(loss[a] + slope * (t - points[a]) for a, b, slope in chords if points[a] <= t <= points[b])
+        step = 1e-7
+        if s > 2 * step:
+            spent.append((hull(s - step) - hull(s - 2 * step)) / step / size)
+        if s < high - 2 * step:
+            next_price.append((hull(s + 2 * step) - hull(s + step)) / step / size)
+    verdict.wrong += int(max(spent) > min(next_price) + 1e-6 * abs(min(next_price)) + 1e-9)
+    verdict.notes.append(f"{found.min():.3f} to {found.max():.3f}")
 
 
 def check_shortgpt(model, _case, _, verdict):
@@ -411,6 +499,14 @@ CASES = [
     case("ria 50 %", check_scores, "{method: ria, sparsity: 0.5}", 0.5, scores=pruner_reference.ria_scores),
     case("ria 2:4", check_scores, "{method: ria, pattern: '2:4', permute: none}", pattern=(2, 4),
          scores=pruner_reference.ria_scores),
+    case("magnitude 16x1", check_blocks, "{method: magnitude, sparsity: 0.5, pattern: 16x1}", 0.5, block=[16, 1],
+         scores=magnitude_scores),
+    case("wanda 16x1", check_blocks, "{method: wanda, sparsity: 0.5, pattern: 16x1}", 0.5, block=[16, 1], per_row=True,
+         scores=prune_reference.wanda_scores),
+    case("wanda 16x16", check_blocks, "{method: wanda, sparsity: 0.5, pattern: 16x16, compare: layer}", 0.5, block=[16, 16],
+         scores=prune_reference.wanda_scores),
+    case("ria 16x1", check_blocks, "{method: ria, sparsity: 0.5, pattern: 16x1, compare: layer}", 0.5, block=[16, 1],
+         scores=pruner_reference.ria_scores),
     case("dsnot", check_iterative, "{method: wanda, sparsity: 0.5}, {method: dsnot}", 0.5, per_row=True,
          reference=pruner_reference.dsnot),
     case("dsnot as its authors run it", check_iterative,
@@ -435,6 +531,10 @@ CASES = [
              reconstruction_reference.lasso, tolerance=1e-8), whole=True),
     case("ria 2:4 permuted", check_ria_order, "{method: ria, pattern: '2:4', permute: heuristic}", pattern=(2, 4),
          scores=pruner_reference.ria_scores, options={"permute": "heuristic"}, linears="down_proj", whole=True),
+    case("ria 2:4 assigned", check_ria_order, "{method: ria, pattern: '2:4', permute: lsa}", pattern=(2, 4),
+         scores=pruner_reference.ria_scores, options={"permute": "lsa"}, linears="down_proj", whole=True),
+    case("block_reconstruct", check_block_reconstruct, "{method: wanda, sparsity: 0.5}, {method: block_reconstruct}", 0.5,
+         whole=True),
     case("svd_llm", check_low_rank, "{method: svd_llm, ratio: 0.4, damping: 0}", ratio=0.4, scaling="hessian"),
     case("asvd", check_low_rank, "{method: asvd, ratio: 0.4}", ratio=0.4, scaling="diagonal", alpha=0.5),
     case("lowrank_correction", check_low_rank,
@@ -449,6 +549,7 @@ CASES = [
          reference=allocation_reference.dlp, whole=True),
     case("alphapruning", check_allocation, None, 0.6, allocation="{method: alphapruning, epsilon: 0.3}", epsilon=0.3,
          reference=allocation_reference.alphapruning, whole=True),
+    case("sensitivity", check_sensitivity, None, 0.6, caps="[{match: 're:down_proj', max: 0.4}]", cap=0.4, whole=True),
     case("shortgpt", check_shortgpt, None, whole=True),
     case("flap", check_flap, None, ratio=0.3, whole=True),
     case("awq INT4 clip", check_awq_clip, "{method: awq, format: int4, scale: false}"),

@@ -44,6 +44,32 @@ def kept(scores, order, keep, of):
                for j in range(0, scores.shape[1], of))
 
 
+def assignment(value):
+    """The columns, one a row, whose values [n, n] have the largest sum: shortest augmenting paths (Jonker and Volgenant)."""
+    cost, n = -value, len(value)
+    row_price, col_price, row_of = np.zeros(n), np.zeros(n + 1), np.full(n + 1, -1)
+    for row in range(n):
+        row_of[n], column = row, n
+        distance, before, done = np.full(n, np.inf), np.full(n, n), np.zeros(n + 1, dtype=bool)
+        while row_of[column] >= 0:
+            done[column] = True
+            i = row_of[column]
+            reduced = cost[i] - row_price[i] - col_price[:n]
+            nearer = ~done[:n] & (reduced < distance)
+            distance[nearer], before[nearer] = reduced[nearer], column
+            column = int(np.argmin(np.where(done[:n], np.inf, distance)))
+            step = distance[column]
+            row_price[row_of[done]] += step
+            col_price[done] -= step
+            distance[~done[:n]] -= step
+        while column != n:
+            row_of[column] = row_of[before[column]]
+            column = before[column]
+    columns = np.empty(n, dtype=int)
+    columns[row_of[:n]] = np.arange(n)
+    return columns
+
+
 def ria_order(case, w, x):
     """The order of the inputs, all of which may change places."""
     scores = ria_scores(case, w, x)

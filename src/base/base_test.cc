@@ -17,6 +17,7 @@
 #include "base/rng.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
+#include "harrow/nearest.h"
 #include "test_data.h"
 
 namespace harrow {
@@ -199,6 +200,21 @@ TEST(MappedFile, MapsAndNamesMissingFiles) {
   EXPECT_EQ(missing.code(), StatusCode::kNotFound);
   EXPECT_NE(missing.message().find("/g"), std::string::npos);
   EXPECT_EQ(MappedFile::Open(dir.path()).status().code(), StatusCode::kInvalidArgument);
+}
+
+TEST(NearestName, FindsWhatWasMeant) {
+  const std::vector<std::string> names = {"sparsity", "pattern", "targets", "ignore", "M"};
+  EXPECT_EQ(EditDistance("", "abc"), 3u);
+  EXPECT_EQ(EditDistance("kitten", "sitting"), 3u);
+  EXPECT_EQ(EditDistance("insepct", "inspect"), 1u);
+  EXPECT_EQ(NearestName("sparsty", names), "sparsity");
+  EXPECT_EQ(NearestName("spasrity", names), "sparsity");
+  EXPECT_EQ(NearestName("target", names), "targets");
+  EXPECT_EQ(NearestName("m", names), "M");
+  EXPECT_EQ(NearestName("colour", names), "");
+  EXPECT_EQ(NearestName("", names), "M");
+  EXPECT_EQ(NearestName(std::string(1000, 'a'), names), "");
+  EXPECT_EQ(NearestName("sparsity", {}), "");
 }
 
 TEST(Rng, IsTheSameEverywhere) {

@@ -117,6 +117,13 @@ Result<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const std::string& di
         "checkpoint into one",
         directory);
   }
+  if (!std::filesystem::is_directory(directory, error)) {
+    return NotFound("{}: no such directory; a model is a Hugging Face directory", directory);
+  }
+  if (!std::filesystem::exists(std::filesystem::path(directory) / "config.json", error)) {
+    return NotFound("{}: no model: a Hugging Face directory has a config.json, this one has none",
+                    directory);
+  }
   auto checkpoint = std::make_shared<Checkpoint>();
   checkpoint->directory_ = directory;
   HARROW_ASSIGN_OR_RETURN(checkpoint->config_, LoadHfConfig(directory));

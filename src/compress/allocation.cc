@@ -18,6 +18,17 @@ bool HasStep(const CompressionPlan& plan, const std::string& name, const RecipeS
          std::find(layer->steps.begin(), layer->steps.end(), &step) != layer->steps.end();
 }
 
+// Takes caps to the nearest sparsity within them that N:M can express.
+Status RoundCaps(const NmPattern& nm, AllocationLayer* layer) {
+  constexpr double kSlack = 1e-9;  // 0.375 * 8 is exact, 0.3 * 10 may not be
+  if (layer->min) layer->min->value = std::ceil(layer->min->value * nm.of - kSlack) / nm.of;
+  if (layer->max) layer->max->value = std::floor(layer->max->value * nm.of + kSlack) / nm.of;
+  if (layer->Low() < 1 && layer->High() > 0) return OkStatus();
+  return InvalidArgument(
+      "N:M prunes from 1/{} to {}/{} of {}, which {} does not allow; leave it out by `ignore`",
+      nm.of, nm.of - 1, nm.of, layer->name, layer->Low() < 1 ? layer->max->text : layer->min->text);
+}
+
 // What the step does when it is given `sparsity`.
 double Expressed(const SparsityTarget& target, double sparsity) {
   LayerWork layer;
@@ -45,20 +56,70 @@ Result<Allocation> Allocation::Make(const Recipe& recipe, const Model& model,
     AllocationProblem& problem = step.problem;
     problem.sparsity = target.Requested();
     problem.nm = target.pattern.nm;
-    problem.min = spec.min;
-    problem.max = spec.max;
     for (size_t unit = 0; unit < step.units.size(); ++unit) {
       for (const LinearLayer* layer : step.units[unit].layers)
         problem.layers.push_back({layer->name, layer->rows * layer->cols, unit});
     }
-    // Caps that cannot meet the mean show now.
-    std::vector<double> uniform(problem.layers.size(), problem.sparsity);
-    if (Status status = ApplyCaps(problem, &uniform); !status.ok()) {
-      return status.At(spec.where + ": " + step.step->where);
-    }
     allocation.steps_.push_back(std::move(step));
   }
+  HARROW_RETURN_IF_ERROR(allocation.SetCaps(model));
+  for (const Step& step : allocation.steps_) {  // caps that cannot meet the mean show now
+    std::vector<double> uniform(step.problem.layers.size(), step.problem.sparsity);
+    if (Status status = ApplyCaps(step.problem, &uniform); !status.ok()) {
+      return status.At(spec.where + ": " + step.step->where);
+    }
+  }
   return allocation;
+}
+
+Status Allocation::SetCaps(const Model& model) {
+  for (const SparsityCaps& caps : spec_->caps) {
+    const auto means = [this, &caps, &model](const std::string& name) -> Result<bool> {
+      if (caps.match.empty()) return true;
+      const bool in_block = name != model.embedding().name && name != model.head().name;
+      Result<bool> meant = MatchesAny(caps.match, name, in_block);
+      if (!meant.ok()) return meant.status().At(spec_->where);
+      return meant;
+    };
+    bool used = false;
+    for (Step& step : steps_) {
+      for (AllocationLayer& layer : step.problem.layers) {
+        HARROW_ASSIGN_OR_RETURN(const bool meant, means(layer.name));
+        if (!meant) continue;
+        used = true;
+        if (caps.min) layer.min = {*caps.min, fmt::format("{}min {}", caps.key, *caps.min)};
+        if (caps.max) layer.max = {*caps.max, fmt::format("{}max {}", caps.key, *caps.max)};
+      }
+    }
+    if (used) continue;
+    std::vector<const LinearLayer*> linears = {&model.embedding(), &model.head()};
+    for (const Block& block : model.blocks()) {
+      for (const LinearLayer* linear : block.linears())
+        linears.push_back(linear);
+    }
+    bool exists = false;
+    for (size_t i = 0; i < linears.size() && !exists; ++i) {
+      HARROW_ASSIGN_OR_RETURN(exists, means(linears[i]->name));
+    }
+    const std::string text =
+        fmt::format("{}: {}match: \"{}\"{}", spec_->where, caps.key, caps.match.front(),
+                    caps.match.size() > 1 ? " and others" : "");
+    if (!exists) {
+      return InvalidArgument(
+          "{} matches no linear weight of the model (they look like {}; the embedding and the head "
+          "must be given by their whole name)",
+          text, linears.back()->name);
+    }
+    warnings_.push_back(text +
+                        " matches no weight that the allocation is for; the cap does nothing");
+  }
+  for (Step& step : steps_) {
+    if (!step.problem.nm) continue;
+    const std::string where = spec_->where + ": " + step.step->where;
+    for (AllocationLayer& layer : step.problem.layers)
+      HARROW_RETURN_IF_ERROR(RoundCaps(*step.problem.nm, &layer).At(where));
+  }
+  return OkStatus();
 }
 
 Result<std::vector<Allocation::Unit>> Allocation::UnitsOf(const RecipeStep& step,
@@ -210,6 +271,7 @@ bool Allocation::LoadScores(const std::string& text) {
 }
 
 Status Allocation::Apply(CompressionPlan* plan) const {
+  plan->warnings.insert(plan->warnings.end(), warnings_.begin(), warnings_.end());
   for (const Step& step : steps_) {
     const std::string where = spec_->where + ": " + step.step->where;
     Result<std::vector<double>> allocated = spec_->allocator->Allocate(step.problem);

@@ -37,8 +37,8 @@ class Allocation {
   std::string SaveScores() const;
   bool LoadScores(const std::string& text);
 
-  // Sets the plan's allocated sparsities; scores first, where needs() is not kNothing. Adds a
-  // warning for a pattern that cannot express them.
+  // Sets the plan's allocated sparsities; scores first, where needs() is not kNothing. Adds
+  // warnings for a pattern that cannot express them and for caps of weights that no step prunes.
   Status Apply(CompressionPlan* plan) const;
 
  private:
@@ -53,6 +53,8 @@ class Allocation {
   };
   Result<std::vector<Unit>> UnitsOf(const RecipeStep& step, const Model& model,
                                     const CompressionPlan& plan) const;
+  // Gives the spec's caps to the layers of all steps.
+  Status SetCaps(const Model& model);
   bool HasUnitIn(int32_t block) const;
   void Watch(const Block& block, StatisticsObserver* observer) const;
   Status ScoreBlock(int32_t block, StatisticsObserver* observer);
@@ -60,6 +62,7 @@ class Allocation {
   const AllocationSpec* spec_ = nullptr;
   int32_t blocks_ = 0;
   std::vector<Step> steps_;
+  std::vector<std::string> warnings_;  // for the plan
 };
 
 }  // namespace harrow

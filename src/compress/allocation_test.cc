@@ -41,6 +41,18 @@ TEST(AllocationRecipeTest, MistakesNameTheKey) {
                 "allocation.lambda: unknown key");
   ExpectMistake(steps + "allocation: {method: uniform, min: 0.9, max: 0.4}", "0.9 is above max");
   ExpectMistake(steps + "allocation: {method: uniform, max: 1}", "allocation.max: expected");
+  const auto caps = [&steps](const std::string& list) {
+    return steps + "allocation: {method: uniform, caps: " + list + "}";
+  };
+  ExpectMistake(caps("{match: q}"), "allocation.caps: expected a list of 1 to 1000 mappings");
+  ExpectMistake(caps("[]"), "allocation.caps: expected a list of 1 to 1000 mappings");
+  ExpectMistake(caps("[3]"), "allocation.caps[0]: expected a mapping");
+  ExpectMistake(caps("[{max: 0.5}]"), "allocation.caps[0].match: missing");
+  ExpectMistake(caps("[{match: a, max: 0.5}, {match: b}]"), "allocation.caps[1].max: missing");
+  ExpectMistake(caps("[{match: \"re:(\", max: 0.5}]"), "is not a regular expression");
+  ExpectMistake(caps("[{match: a, max: 1}]"), "caps[0].max: expected a sparsity below 1");
+  ExpectMistake(caps("[{match: a, min: 0.5, max: 0.4}]"), "caps[0].min: 0.5 is above max, 0.4");
+  ExpectMistake(caps("[{match: a, maxi: 0.5, max: 0.4}]"), "caps[0].maxi: unknown key");
   ExpectMistake(steps + "allocation: {method: owl}", "calibration: missing");
   ExpectMistake("steps: [{method: rtn}]\nallocation: {method: uniform}", "no step has a sparsity");
   ExpectMistake(
@@ -51,9 +63,11 @@ TEST(AllocationRecipeTest, MistakesNameTheKey) {
 }
 
 TEST(AllocationRecipeTest, CanonicalTextIsARecipe) {
-  for (const std::string allocation :
-       {"{method: owl}", "{method: dlp, steps: [1], min: 0.2}",
-        "{method: alphapruning, embed: true}", "{method: sensitivity, file: s.json, max: 0.9}"}) {
+  for (const std::string allocation : {"{method: owl}", "{method: dlp, steps: [1], min: 0.2}",
+                                       "{method: alphapruning, embed: true}",
+                                       "{method: dlp, caps: [{match: \"re:q_proj\", max: 0.3},"
+                                       " {match: [lm_head, \"re:mlp\"], min: 0.2, max: 0.8}]}",
+                                       "{method: sensitivity, file: s.json, max: 0.9}"}) {
     const Result<Recipe> recipe = ParseRecipe(
         "calibration: {file: t.txt}\n"
         "steps: [{method: wanda, sparsity: 0.5}, {method: sparsegpt, sparsity: 0.7}]\n"
@@ -65,7 +79,10 @@ TEST(AllocationRecipeTest, CanonicalTextIsARecipe) {
     ASSERT_TRUE(again.ok()) << again.status().ToString();
     EXPECT_EQ(again->canonical, recipe->canonical);
     EXPECT_EQ(again->allocation->steps, recipe->allocation->steps);
-    EXPECT_EQ(again->allocation->min, recipe->allocation->min);
+    ASSERT_EQ(again->allocation->caps.size(), recipe->allocation->caps.size());
+    EXPECT_EQ(again->allocation->caps.back().min, recipe->allocation->caps.back().min);
+    EXPECT_EQ(again->allocation->caps.back().max, recipe->allocation->caps.back().max);
+    EXPECT_EQ(again->allocation->caps.back().match, recipe->allocation->caps.back().match);
   }
 }
 
@@ -165,6 +182,106 @@ TEST_F(AllocationTest, EveryAllocatorMeetsTheMeanAndThePrunersMeetTheAllocation)
     EXPECT_NEAR(pruned, 0.7 * weights, 21);
     EXPECT_FALSE(fs::exists(dir_.File("out.partial")));
     EXPECT_FALSE(fs::exists(dir_.File("out") + "/harrow_allocation.json"));
+  }
+}
+
+// All allocators: total exact within rounding, every cap obeyed, general and special ones.
+TEST_F(AllocationTest, CapsOfSingleWeightsAreObeyedAndTheRestShared) {
+  std::ofstream file(dir_.File("s.json"));
+  file << R"({"layers": [)";
+  for (int b = 0; b < 3; ++b) {
+    for (const char* name : {"self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate",
+                             "mlp.up", "mlp.down"}) {
+      file << fmt::format(R"({}{{"name": "model.layers.{}.{}_proj", "points": [)"
+                          R"({{"sparsity": 0.9, "loss_increase": {}}}]}})",
+                          b == 0 && std::string(name) == "self_attn.q" ? "" : ",", b, name, 1 + b);
+    }
+  }
+  file << "]}";
+  file.close();
+  for (const std::string& method : std::vector<std::string>{
+           "uniform", "owl, lambda: 0.1", "dlp, alpha: 0.1", "alphapruning, epsilon: 0.2",
+           "sensitivity, file: " + dir_.File("s.json")}) {
+    SCOPED_TRACE(method);
+    const Result<CompressReport> report =
+        Run(Calibration() +
+            "steps: [{method: magnitude, sparsity: 0.6}]\n"
+            "allocation: {method: " +
+            method +
+            ", max: 0.85, caps: [{match: \"re:down_proj\", max: 0.4},"
+            " {match: model.layers.0.self_attn.q_proj, max: 0},"
+            " {match: [model.layers.2.mlp.down_proj.weight, \"re:layers.1.*v_proj\"], min: 0.7,"
+            " max: 0.75}]}");
+    ASSERT_TRUE(report.ok()) << report.status().ToString();
+    EXPECT_TRUE(report->warnings.empty());
+    EXPECT_NEAR(MeanAllocated(*report), 0.6, 1e-12);
+    double weights = 0;
+    double pruned = 0;
+    for (const LayerReport& layer : report->layers) {
+      double low = 0;
+      double high = 0.85;
+      if (layer.name.find("down_proj") != std::string::npos) high = 0.4;
+      if (layer.name == "model.layers.0.self_attn.q_proj.weight") high = 0;
+      if (layer.name == "model.layers.2.mlp.down_proj.weight" ||
+          layer.name == "model.layers.1.self_attn.v_proj.weight") {
+        low = 0.7;
+        high = 0.75;
+      }
+      EXPECT_GE(*layer.allocated_sparsity, low) << layer.name;
+      EXPECT_LE(*layer.allocated_sparsity, high) << layer.name;
+      const auto count = static_cast<double>(layer.rows * layer.cols);
+      const double zeros = count - static_cast<double>(layer.nonzeros);
+      EXPECT_LE(std::fabs(zeros - *layer.allocated_sparsity * count), 1.0) << layer.name;
+      if (method == "uniform" && low == 0 && high == 0.85) {  // what was taken away, in equal parts
+        EXPECT_GT(*layer.allocated_sparsity, 0.6);
+        EXPECT_EQ(layer.allocated_sparsity, report->layers[1].allocated_sparsity);
+      }
+      weights += count;
+      pruned += zeros;
+    }
+    EXPECT_NEAR(pruned, 0.6 * weights, 21);
+  }
+}
+
+TEST_F(AllocationTest, CapsOfNmAreThoseThatItCanExpress) {
+  const auto recipe = [this](const std::string& caps) {
+    return Calibration() +
+           "steps: [{method: wanda, pattern: \"4:8\"}]\n"
+           "allocation: {method: owl, M: 3, caps: [" +
+           caps + "]}";
+  };
+  const Result<CompressReport> report =
+      Run(recipe("{match: \"re:down_proj\", max: 0.45}, {match: \"re:up_proj\", min: 0.55}"));
+  ASSERT_TRUE(report.ok()) << report.status().ToString();
+  for (const LayerReport& layer : report->layers) {
+    const bool down = layer.name.find("down_proj") != std::string::npos;
+    const bool up = layer.name.find("up_proj") != std::string::npos;
+    EXPECT_LE(layer.sparsity, down ? 0.375 : 0.875);
+    EXPECT_GE(layer.sparsity, up ? 0.625 : 0.125);
+  }
+  ExpectError(recipe("{match: \"re:down_proj\", max: 0.1}"),
+              "which caps[0].max 0.1 does not allow; leave it out by `ignore`");
+}
+
+TEST_F(AllocationTest, CapsThatMeanNothingOrTooMuchAreTold) {
+  const auto recipe = [](const std::string& caps) {
+    return "steps: [{method: magnitude, sparsity: 0.7, targets: \"re:mlp\"}]\n"
+           "allocation: {method: uniform, caps: [" +
+           caps + "]}";
+  };
+  ExpectError(recipe("{match: \"re:mlp\", max: 0.6}, {match: \"re:layers.1.mlp\", max: 0.65}"),
+              "a mean sparsity of 0.7 cannot be met: the caps (caps[0].max 0.6, caps[1].max 0.65) "
+              "allow a mean of at most 0.6167");
+  ExpectError(recipe("{match: \"re:mlp\", min: 0.8}"),
+              "(caps[0].min 0.8) ask for a mean of at least");
+  ExpectError(recipe("{match: \"re:typo\", max: 0.6}"),
+              "caps[0].match: \"re:typo\" matches no linear weight of the model");
+  ExpectError(recipe("{match: \"re:embed\", max: 0.6}"), "by their whole name");
+  for (const std::string match : {"\"re:q_proj\"", "model.embed_tokens", "lm_head"}) {
+    const Result<CompressReport> report = Run(recipe("{match: " + match + ", max: 0.6}"));
+    ASSERT_TRUE(report.ok()) << report.status().ToString();
+    ASSERT_EQ(report->warnings.size(), 1u);
+    EXPECT_NE(report->warnings[0].find("the cap does nothing"), std::string::npos);
   }
 }
 

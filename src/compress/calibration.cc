@@ -174,8 +174,9 @@ Result<std::vector<std::string>> SplitDocuments(std::string_view bytes, const st
 
 Result<Calibration> TakeCalibration(const CalibrationSpec& spec, int64_t sequence_length,
                                     const Tokenizer& tokenizer, const RunControl* control) {
-  HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> file,
-                          MappedFile::Open(spec.file));
+  Result<std::shared_ptr<const MappedFile>> opened = MappedFile::Open(spec.file);
+  if (!opened.ok()) return opened.status().At("--calibration, or the recipe's calibration.file");
+  const std::shared_ptr<const MappedFile> file = std::move(opened).value();
   const std::string_view bytes(reinterpret_cast<const char*>(file->bytes().data()),
                                file->bytes().size());
   HARROW_ASSIGN_OR_RETURN(const std::vector<std::string> documents,

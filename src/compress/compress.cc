@@ -116,10 +116,19 @@ class Compressor {
     report_.warnings.push_back(message);
     control_.Warn(message);
   }
+  // Counts the embedding or the head as it is stored.
+  void AddOuter(const LinearLayer& linear, const LinearWeight& weight) {
+    report_.resident_bytes += WeightBytes(weight);
+    (linear.name == model_->embedding().name ? report_.embedding : report_.head) =
+        FormatText(weight);
+  }
   void AddLayer(LayerReport layer) {
     for (const std::string& warning : layer.warnings)
       Warn(warning);
     rounded_ += layer.rounded;
+    if (layer.name != model_->embedding().name && layer.name != model_->head().name) {
+      block_rounded_to_zero_ += layer.rounded_to_zero;
+    }
     report_.layers.push_back(std::move(layer));
   }
   // One unit of work done; `what` says where.
@@ -155,6 +164,7 @@ class Compressor {
   int64_t block_weights_ = 0;
   int64_t block_nonzeros_ = 0;
   int64_t rounded_ = 0;
+  int64_t block_rounded_to_zero_ = 0;
   int64_t done_units_ = 0;
   int64_t total_units_ = 0;
 };
@@ -605,8 +615,8 @@ Status Compressor::RunOuter() {
   if (writer_->HasShard(kOuterShard)) {
     HARROW_ASSIGN_OR_RETURN(const std::vector<LinearWeight> weights,
                             RestoreShard(kOuterShard, linears));
-    for (const LinearWeight& weight : weights)
-      report_.resident_bytes += WeightBytes(weight);
+    for (size_t i = 0; i < weights.size(); ++i)
+      AddOuter(*linears[i], weights[i]);
     return OkStatus();
   }
   StatisticsObserver observer;
@@ -629,7 +639,7 @@ Status Compressor::RunOuter() {
     } else {
       HARROW_RETURN_IF_ERROR(CheckFinite(linear->name, weight));
     }
-    report_.resident_bytes += WeightBytes(weight);
+    AddOuter(*linear, weight);
     HARROW_RETURN_IF_ERROR(writer_->AddLinear(linear->name, weight));
   }
   HARROW_RETURN_IF_ERROR(AddOtherTensors(Blocks(), {}));
@@ -647,6 +657,8 @@ Result<CompressReport> Compressor::Finish() {
   HARROW_RETURN_IF_ERROR(writer_->CopySideFiles(options_.model));
   report_.sparsity =
       1.0 - static_cast<double>(block_nonzeros_) / static_cast<double>(block_weights_);
+  report_.rounded_to_zero =
+      static_cast<double>(block_rounded_to_zero_) / static_cast<double>(block_weights_);
   if (structured_ != nullptr) report_.resident_bytes_before = structured_->resident_bytes_before;
   report_.seconds = SecondsSince(start_);
   for (int32_t b = 0; b <= Blocks(); ++b) {

@@ -226,10 +226,11 @@ TEST_F(ExportGgufTest, SaysWhatItCannotWrite) {
   const std::string cut = dir_.File("cut");
   const std::string text = dir_.File("text.txt");
   testing::WriteTinyText(text);
-  const Status pruned = Prune(fmt::format("calibration: {{file: {}, samples: 8, seqlen: 32}}\n"
-                                          "structure: [{{method: flap, ratio: 0.3, round: 8}}]\n",
-                                          text),
-                              cut);
+  const Status pruned =
+      Prune(fmt::format("calibration: {{file: {}, samples: 8, sequence_length: 32}}\n"
+                        "structure: [{{method: flap, ratio: 0.3, round: 8}}]\n",
+                        text),
+            cut);
   ASSERT_TRUE(pruned.ok()) << pruned.ToString();
   refused(cut, "auto", "blocks differ");
 

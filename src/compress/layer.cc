@@ -202,8 +202,15 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
                   [](const RecipeStep* s) { return s->method->needs_original(); })) {
     work.original = work.w;
   }
+  const auto count_nonzeros = [&work] {
+    return std::count_if(work.w.begin(), work.w.end(), [](float value) { return value != 0.0f; });
+  };
   std::optional<double> allocated;
+  std::optional<int64_t> before_rounding;  // weights that are not zero
   for (const RecipeStep* step : plan.steps) {
+    if (step->method->quantizes() && step->method->target() == nullptr) {
+      before_rounding = rewritten ? count_nonzeros() : kept;
+    }
     work.allocated_sparsity.reset();
     if (const auto given = plan.allocated.find(step); given != plan.allocated.end()) {
       work.allocated_sparsity = allocated = given->second;
@@ -218,9 +225,7 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   }
 
   CompressedLayer result;
-  if (rewritten) {
-    kept = std::count_if(work.w.begin(), work.w.end(), [](float value) { return value != 0.0f; });
-  }
+  if (rewritten) kept = count_nonzeros();
   const WeightSpec spec = ChooseSpec(work, kept, layer.weight.spec.values, store);
   Result<LinearWeight> packed = rewritten ? Pack(work, spec) : Repack(layer, spec);
   if (!packed.ok()) return packed.status().At(layer.name + ": store as " + SpecName(spec));
@@ -239,6 +244,12 @@ Result<CompressedLayer> CompressLayer(const LinearLayer& layer, const LayerPlan&
   report.damping = work.damping;
   report.notes = work.notes;
   report.bytes_before = WeightBytes(layer.weight);
+  if (before_rounding) {
+    LinearWeight residual = result.weight;
+    residual.low_rank = nullptr;
+    HARROW_ASSIGN_OR_RETURN(const int64_t stored, ValidateWeight(residual));
+    report.rounded_to_zero = std::max<int64_t>(0, *before_rounding - stored);
+  }
   MeasureStored(layer, statistics, &work.w, &result);
   if (statistics != nullptr) {
     report.calibration_tokens = statistics->tokens();

@@ -3,6 +3,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "harrow/nearest.h"
+
 namespace harrow {
 namespace {
 
@@ -62,13 +64,23 @@ std::string OptionReader::Where(std::string_view key) const {
   return Location() + (path_.empty() ? ": " : ".") + std::string(key);
 }
 
+bool OptionReader::Contains(std::string_view key) const {
+  for (const auto& entry : node_) {
+    if (entry.first.Scalar() == key) return true;
+  }
+  return false;
+}
+
 void OptionReader::Fail(std::string_view key, std::string_view message) {
-  if (status_.ok()) status_ = InvalidArgument("{}: {}", Where(key), message);
+  if (!status_.ok()) return;
+  // A method that is not known has keys that are not known either.
+  absent_ = key != "method" && !Contains(key);
+  status_ = InvalidArgument("{}: {}", Where(key), message);
 }
 
 YAML::Node OptionReader::Find(std::string_view key) {
   known_.emplace_back(key);
-  if (!status_.ok()) return YAML::Node(YAML::NodeType::Undefined);
+  if (!status_.ok() && !absent_) return YAML::Node(YAML::NodeType::Undefined);
   for (const auto& entry : node_) {
     if (entry.first.Scalar() == key) return entry.second;
   }
@@ -97,7 +109,10 @@ double OptionReader::Number(std::string_view key, double fallback, double min, d
     const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
     if (error != std::errc() || end != text->data() + text->size() || !std::isfinite(value) ||
         value < min || value > max) {
-      Fail(key, fmt::format("expected {}, found {}", expected, Describe(node)));
+      const bool percent =
+          error == std::errc() && min == 0 && max == 1 && value > 1 && value <= 100;
+      Fail(key, fmt::format("expected {}, found {}{}", expected, Describe(node),
+                            percent ? fmt::format("; {} % is {}", value, value / 100) : ""));
       return fallback;
     }
   }
@@ -201,7 +216,7 @@ YAML::Node OptionReader::Child(std::string_view key) {
 }
 
 Status OptionReader::Finish() {
-  if (!status_.ok()) return status_;
+  if (!status_.ok() && !absent_) return status_;
   for (const auto& entry : node_) {
     const std::string& key = entry.first.Scalar();
     bool known = false;
@@ -212,10 +227,13 @@ Status OptionReader::Finish() {
       if (listed.insert(name).second) list += (list.empty() ? "" : ", ") + name;
     }
     if (!known) {
-      return InvalidArgument("{}: unknown key; expected one of: {}", Where(key), list);
+      const std::string nearest = NearestName(key, known_);
+      return InvalidArgument("{}: unknown key{}; expected one of: {}", Where(key),
+                             nearest.empty() ? "" : fmt::format("; did you mean {}?", nearest),
+                             list);
     }
   }
-  return OkStatus();
+  return status_;
 }
 
 }  // namespace harrow

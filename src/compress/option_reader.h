@@ -20,7 +20,8 @@
 namespace harrow {
 
 // Getters return the default when the key is absent and, after a mistake, some value of the type;
-// Finish() then returns the first mistake. Not thread safe.
+// Finish() then returns the first mistake, or the unknown key where the mistake was a key that is
+// absent and so may only be misspelt. Not thread safe.
 class OptionReader {
  public:
   // `where` is the file; `path` the place of the mapping in it ("steps[0]"), for messages.
@@ -45,13 +46,34 @@ class OptionReader {
   void Nested(std::string_view key, const Read& read) {
     const YAML::Node child = Find(key);
     if (!child.IsDefined()) return;
-    OptionReader reader(child, where_, path_ + (path_.empty() ? "" : ".") + std::string(key));
+    OptionReader reader(child, where_, Prefix() + std::string(key));
     read(&reader);
     if (Status status = reader.Finish(); status_.ok()) status_ = std::move(status);
     values_[std::string(key)] = reader.values();
   }
 
-  // Records a mistake found by the caller, at the key's line (the mapping's when absent).
+  // The same for each mapping of the list of 1 to `max_size` of them at `key`, with
+  // read(OptionReader*, size_t index).
+  template <class Read>
+  void NestedList(std::string_view key, size_t max_size, const Read& read) {
+    const YAML::Node list = Find(key);
+    if (!list.IsDefined()) return;
+    if (!list.IsSequence() || list.size() == 0 || list.size() > max_size) {
+      Fail(key, fmt::format("expected a list of 1 to {} mappings", max_size));
+      return;
+    }
+    nlohmann::ordered_json values = nlohmann::ordered_json::array();
+    for (size_t i = 0; i < list.size(); ++i) {
+      OptionReader reader(list[i], where_, fmt::format("{}{}[{}]", Prefix(), key, i));
+      read(&reader, i);
+      if (Status status = reader.Finish(); status_.ok()) status_ = std::move(status);
+      values.push_back(reader.values());
+    }
+    values_[std::string(key)] = std::move(values);
+  }
+
+  // Records a mistake found by the caller, at the key's line (the mapping's when absent). A caller
+  // that then asks for no more keys, as after an absent `method`, gets this mistake from Finish().
   void Fail(std::string_view key, std::string_view message);
   // "recipe.yaml:3: steps[0]", for messages about the mapping as a whole.
   std::string Location() const;
@@ -62,6 +84,8 @@ class OptionReader {
 
  private:
   YAML::Node Find(std::string_view key);
+  bool Contains(std::string_view key) const;
+  std::string Prefix() const { return path_.empty() ? "" : path_ + "."; }
   std::string Where(std::string_view key) const;
   // The scalar text of `key`, or null with a mistake recorded.
   const std::string* Plain(const YAML::Node& node, std::string_view key, std::string_view expected);
@@ -71,6 +95,7 @@ class OptionReader {
   std::string path_;
   std::vector<std::string> known_;
   Status status_;
+  bool absent_ = false;  // status_ is about a key that is not there: reading goes on
   nlohmann::ordered_json values_ = nlohmann::ordered_json::object();
 };
 

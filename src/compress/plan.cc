@@ -7,26 +7,14 @@
 namespace harrow {
 namespace {
 
-// Whether an entry means the weight; regular expressions count only where `regex` is set.
-Result<bool> AnyMatches(const std::vector<std::string>& entries, const std::string& name,
-                        bool regex) {
-  for (const std::string& entry : entries) {
-    if (MatchesExactly(entry, name)) return true;
-    if (!regex) continue;
-    HARROW_ASSIGN_OR_RETURN(const bool matches, MatchesRegex(entry, name));
-    if (matches) return true;
-  }
-  return false;
-}
-
 // Regular expressions and the default select linear weights of blocks; the embedding and the head
 // must be named, or be included by the method.
 Result<bool> Selected(const RecipeStep& step, const std::string& name, bool in_block) {
-  HARROW_ASSIGN_OR_RETURN(const bool ignored, AnyMatches(step.ignore, name, /*regex=*/true));
+  HARROW_ASSIGN_OR_RETURN(const bool ignored, MatchesAny(step.ignore, name, /*regex=*/true));
   if (ignored) return false;
   if (step.targets.empty() && in_block) return true;
   if (!in_block && step.method->includes_embedding()) return true;
-  return AnyMatches(step.targets, name, in_block);
+  return MatchesAny(step.targets, name, in_block);
 }
 
 Status CheckTargetsMatch(const RecipeStep& step, const std::vector<const LinearLayer*>& linears,
@@ -34,7 +22,7 @@ Status CheckTargetsMatch(const RecipeStep& step, const std::vector<const LinearL
   for (const std::string& entry : step.targets) {
     bool found = false;
     for (size_t i = 0; i < linears.size() && !found; ++i) {
-      HARROW_ASSIGN_OR_RETURN(found, AnyMatches({entry}, linears[i]->name, i < block_linears));
+      HARROW_ASSIGN_OR_RETURN(found, MatchesAny({entry}, linears[i]->name, i < block_linears));
     }
     if (found) continue;
     std::string hint;
@@ -250,7 +238,7 @@ Result<CompressionPlan> MakePlan(const Recipe& recipe, const Model& model, bool 
     for (const std::string& entry : step.ignore) {
       bool used = false;
       for (size_t i = 0; i < linears.size() && !used; ++i) {
-        HARROW_ASSIGN_OR_RETURN(used, AnyMatches({entry}, linears[i]->name, /*regex=*/true));
+        HARROW_ASSIGN_OR_RETURN(used, MatchesAny({entry}, linears[i]->name, /*regex=*/true));
       }
       if (!used) {
         plan.warnings.push_back(

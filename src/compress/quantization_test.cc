@@ -114,6 +114,41 @@ TEST(QuantizationTest, RtnStoresTheRoundedSource) {
 }
 
 // N:M is smaller than bitmask at the same values, and dense where the mask would cost more.
+// A dense quantization has zeros, and the report says that they are no pruned weights.
+TEST(QuantizationTest, ZerosOfRoundingAreCountedApart) {
+  std::vector<float> w;
+  LinearLayer layer = RandomLayer(&w, 0.7);
+  for (size_t i = 0; i < w.size(); i += 5)
+    w[i] = 1e-6f;
+  layer.weight =
+      PackWeight({FormatId::kDense, ValueType::kF32}, layer.rows, layer.cols, w.data()).value();
+  ThreadPool pool(1);
+  RecipeStep prune;
+  prune.method_name = "magnitude";
+  OptionReader half(YAML::Load("{sparsity: 0.5}"), "t", "");
+  prune.method = FindMethod("magnitude")->make(&half);
+  for (const bool pruned : {false, true}) {
+    for (const std::string& format : {"int8", "int4"}) {
+      SCOPED_TRACE(format);
+      RecipeStep round;
+      round.method_name = "rtn";
+      OptionReader options(YAML::Load("{group: 32, format: " + format + "}"), "t", "");
+      round.method = FindMethod("rtn")->make(&options);
+      LayerPlan plan;
+      if (pruned) plan.steps.push_back(&prune);
+      const Result<CompressedLayer> before =
+          CompressLayer(layer, plan, Store::kDense, nullptr, &pool, nullptr);
+      plan.steps.push_back(&round);
+      const Result<CompressedLayer> done =
+          CompressLayer(layer, plan, Store::kDense, nullptr, &pool, nullptr);
+      ASSERT_TRUE(before.ok() && done.ok()) << done.status().ToString();
+      EXPECT_EQ(before->report.rounded_to_zero, 0);
+      EXPECT_EQ(done->report.rounded_to_zero, before->report.nonzeros - done->report.nonzeros);
+      if (!pruned) EXPECT_GT(done->report.rounded_to_zero, 0);
+    }
+  }
+}
+
 TEST(QuantizationTest, ChoosesTheSmallestFormat) {
   LayerWork work;
   work.rows = 64;

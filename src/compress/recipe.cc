@@ -130,6 +130,23 @@ std::vector<size_t> ReadAllocatedSteps(OptionReader* options,
   return chosen;
 }
 
+// The keys `min` and `max`; one of them must be given where `match` names layers.
+SparsityCaps ReadCaps(OptionReader* options, std::string key, std::vector<std::string> match) {
+  SparsityCaps caps = {std::move(key), std::move(match), {}, {}};
+  for (const auto& [name, cap] : {std::pair("min", &caps.min), std::pair("max", &caps.max)}) {
+    if (!options->Has(name)) continue;
+    *cap = options->Number(name, 0, 0, 1);
+    if (**cap >= 1) options->Fail(name, "expected a sparsity below 1");
+  }
+  if (!caps.match.empty() && !caps.min && !caps.max) {
+    options->Fail("max", "missing; give `min` or `max` or both");
+  }
+  if (caps.min && caps.max && *caps.min > *caps.max) {
+    options->Fail("min", fmt::format("{} is above max, {}", *caps.min, *caps.max));
+  }
+  return caps;
+}
+
 AllocationSpec ReadAllocation(OptionReader* options, const std::vector<RecipeStep>& steps) {
   AllocationSpec spec;
   spec.where = options->Location();
@@ -144,12 +161,13 @@ AllocationSpec ReadAllocation(OptionReader* options, const std::vector<RecipeSte
     options->Fail("steps",
                   "N:M and other steps cannot share an allocation; name those of one kind");
   }
-  if (options->Has("min")) spec.min = options->Number("min", 0, 0, 1);
-  if (options->Has("max")) spec.max = options->Number("max", 1, 0, 1);
-  if (spec.max && *spec.max >= 1) options->Fail("max", "expected a sparsity below 1");
-  if (spec.min && spec.max && *spec.min > *spec.max) {
-    options->Fail("min", fmt::format("{} is above max, {}", *spec.min, *spec.max));
-  }
+  spec.caps.push_back(ReadCaps(options, "", {}));
+  options->NestedList("caps", 1000, [&spec](OptionReader* entry, size_t index) {
+    std::vector<std::string> match = entry->Strings("match");
+    if (match.empty()) entry->Fail("match", "missing; expected names of weights or re:REGEX");
+    CheckEntries(entry, "match", match);
+    spec.caps.push_back(ReadCaps(entry, fmt::format("caps[{}].", index), std::move(match)));
+  });
   spec.embed = options->Boolean("embed", false);
   spec.allocator = info->make(options, with_nm != 0);
   return spec;
@@ -287,6 +305,17 @@ Result<bool> MatchesRegex(const std::string& entry, const std::string& name) {
   } catch (const std::exception& error) {
     return InvalidArgument("\"{}\" cannot be matched with {}: {}", entry, name, error.what());
   }
+}
+
+Result<bool> MatchesAny(const std::vector<std::string>& entries, const std::string& name,
+                        bool regex) {
+  for (const std::string& entry : entries) {
+    if (MatchesExactly(entry, name)) return true;
+    if (!regex) continue;
+    HARROW_ASSIGN_OR_RETURN(const bool matches, MatchesRegex(entry, name));
+    if (matches) return true;
+  }
+  return false;
 }
 
 }  // namespace harrow

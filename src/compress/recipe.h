@@ -41,14 +41,22 @@ struct RecipeStep {
   std::unique_ptr<Method> method;
 };
 
+// Bounds of the sparsity of the layers that `match` means: names or regular expressions, as in
+// RecipeStep::targets; all layers where it is empty.
+struct SparsityCaps {
+  std::string key;  // before ".min" in messages: "caps[0]."; empty for the general ones
+  std::vector<std::string> match;
+  std::optional<double> min;
+  std::optional<double> max;
+};
+
 // How pruning steps share their sparsity out among layers.
 struct AllocationSpec {
   std::string method_name;
-  std::string where;          // "recipe.yaml:3: allocation"
-  std::vector<size_t> steps;  // whose methods have a target(): all with N:M or none
-  std::optional<double> min;  // caps of a layer's sparsity
-  std::optional<double> max;
-  bool embed = false;  // embedding and head take part, where a step prunes them
+  std::string where;               // "recipe.yaml:3: allocation"
+  std::vector<size_t> steps;       // whose methods have a target(): all with N:M or none
+  std::vector<SparsityCaps> caps;  // each bound from the last that gives it to a layer
+  bool embed = false;              // embedding and head take part, where a step prunes them
   std::unique_ptr<Allocator> allocator;
 };
 
@@ -79,6 +87,9 @@ Result<Recipe> LoadRecipe(const std::string& path);
 // complex for this name is an error here.
 bool MatchesExactly(const std::string& entry, const std::string& name);
 Result<bool> MatchesRegex(const std::string& entry, const std::string& name);
+// Whether any of the entries does; regular expressions count only where `regex` is set.
+Result<bool> MatchesAny(const std::vector<std::string>& entries, const std::string& name,
+                        bool regex);
 
 }  // namespace harrow
 

@@ -109,9 +109,22 @@ TEST(RecipeTest, MistakesNameLineKeyAndExpectation) {
       {"steps: [{method: magnitude, sparsity: 0.5, targets: []}]", "a list of 1 to"},
       {"steps: [{method: magnitude, sparsity: 0.5, ignore: {a: b}}]", "found a mapping"},
       {"steps: [{method: magnitude, sparsity: 0.5, damping: 1}]", "damping: unknown key"},
+      // An absent key may be there, misspelt.
+      {"steps: [{method: magnitude, sparsty: 0.5}]",
+       "r.yaml:1: steps[0].sparsty: unknown key; did you mean sparsity?"},
+      {"steps: [{method: magnitude, sparsty: 0.5, patern: x}]", "steps[0].sparsty: unknown key"},
+      {"steps: [{method: magnitude, colour: red}]",
+       "steps[0].colour: unknown key; expected one of"},
+      {"calibration: {flie: a}\nsteps: [{method: rtn}]", "flie: unknown key; did you mean file?"},
+      {"structure: [{method: shortgpt, drops: 1}]", "drops: unknown key; did you mean drop?"},
+      {"structure: [{method: flap, ration: 0.2}]", "ration: unknown key; did you mean ratio?"},
+      {"step: [{method: rtn}]", "r.yaml:1: step: unknown key; did you mean steps?"},
+      {"steps: [{methd: rtn}]", "steps[0].method: missing; expected magnitude"},
+      {"steps: [{method: magnitude, sparsty: 0.5, sparsty: 0.5}]", "sparsty: given twice"},
+      {"steps: [{method: magnitude, sparsity: 50}]", "found \"50\"; 50 % is 0.5"},
       {"steps: [{method: wanda, sparsity: 0.5}]", "calibration: missing"},
       {"output_error: true\nsteps: [{method: magnitude, sparsity: 0.5}]", "output_error needs it"},
-      {"steps: [{method: rtn}]\nstore: sparse", "r.yaml:2: store: expected auto | dense"},
+      {"steps: [{method: rtn}]\nstore: sparse", "r.yaml:2: store: expected auto | fast | dense"},
       {"calibration: {samples: 3}\nsteps: [{method: rtn}]", "calibration.file: missing"},
       {"calibration: {file: a, samples: 0}\nsteps: [{method: rtn}]", "expected an integer in [1"},
       {"calibration: {file: a, mode: random}\nsteps: [{method: rtn}]", "papers | concat"},
@@ -194,14 +207,21 @@ TEST(ShortFormsTest, BadFlagsAreErrors) {
   prune.sparsity = 0.5;
   EXPECT_FALSE(PruneRecipe(prune).ok());  // both
   prune.pattern = "";
-  prune.method = "obs";
-  EXPECT_FALSE(PruneRecipe(prune).ok());
+  for (const std::string method : {"obs", "gptq", "dsnot", ""}) {
+    prune.method = method;
+    const Status status = PruneRecipe(prune).status();
+    EXPECT_NE(status.message().find("--method: expected magnitude | wanda | ria | sparsegpt | alps "
+                                    "| lasso, found \"" +
+                                    method + "\""),
+              std::string::npos)
+        << status.ToString();
+  }
   prune.method = "wanda";
   prune.weights = "int3";
   EXPECT_FALSE(PruneRecipe(prune).ok());
   prune.weights = "";
   prune.calibration = "";
-  EXPECT_FALSE(PruneRecipe(prune).ok());  // wanda needs calibration
+  EXPECT_EQ(PruneRecipe(prune).status().message().find("--calibration: missing"), 0u);
   prune.method = "magnitude";
   EXPECT_TRUE(PruneRecipe(prune).ok());
 

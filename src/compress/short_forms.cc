@@ -45,6 +45,18 @@ void EmitCalibration(YAML::Emitter* out, const Options& options) {
   *out << YAML::EndMap;
 }
 
+// `harrow prune` is for the methods that take a sparsity.
+Status CheckPruner(const std::string& method) {
+  std::string names;
+  for (const MethodInfo& info : AllMethods()) {
+    OptionReader options(YAML::Load("{sparsity: 0.5}"), "", "");
+    if (info.make(&options)->target() == nullptr) continue;
+    if (info.name == method) return OkStatus();
+    names += (names.empty() ? "" : " | ") + std::string(info.name);
+  }
+  return InvalidArgument("--method: expected {}, found \"{}\"", names, method);
+}
+
 Status CheckWeights(const std::string& weights) {
   if (weights != "int8" && weights != "int4") {
     return InvalidArgument("--weights: expected int8 | int4, found \"{}\"", weights);
@@ -72,7 +84,12 @@ Status EmitQuantizeStep(YAML::Emitter* out, const std::string& weights, int64_t 
 // expected ...".
 std::string InFlags(const std::string& message) {
   static const std::regex place(R"(^harrow [a-z]+:\d+: (?:steps\[\d+\]|calibration)\.([a-z_]+): )");
+  static const std::regex no_calibration(R"(^harrow [a-z]+:\d+: calibration: missing)");
   std::smatch match;
+  if (std::regex_search(message, no_calibration)) {
+    return "--calibration: missing; the method or the allocation needs text to calibrate on "
+           "(.jsonl, .txt)";
+  }
   if (!std::regex_search(message, match, place)) return message;
   std::string flag = match[1] == "file" ? "calibration" : match[1].str();
   std::replace(flag.begin(), flag.end(), '_', '-');
@@ -90,6 +107,7 @@ Result<std::string> Checked(const YAML::Emitter& out, const char* command) {
 }  // namespace
 
 Result<std::string> PruneRecipe(const PruneOptions& options) {
+  HARROW_RETURN_IF_ERROR(CheckPruner(options.method));
   YAML::Emitter out;
   out << YAML::BeginMap;
   EmitCalibration(&out, options);

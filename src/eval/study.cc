@@ -191,15 +191,7 @@ Status Run::Prepare() {
   report_.n_gen = std::min(options_.n_gen, context);
   HARROW_ASSIGN_OR_RETURN(const std::string text, ReadText(options_.text));
   report_.text_hash = TextHash(text);
-  if (!options_.tasks.empty()) {
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(options_.tasks, error)) {
-      if (entry.path().extension() == ".jsonl") task_files_.push_back(entry.path().string());
-    }
-    if (error) return NotFound("--tasks: {}: {}", options_.tasks, error.message());
-    if (task_files_.empty()) return NotFound("--tasks: {}: holds no *.jsonl", options_.tasks);
-    std::sort(task_files_.begin(), task_files_.end());
-  }
+  HARROW_ASSIGN_OR_RETURN(task_files_, TaskFiles(options_.tasks));
   HARROW_ASSIGN_OR_RETURN(settings_, Settings());
   HARROW_RETURN_IF_ERROR(ListJobs());
   std::error_code error;

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
@@ -250,6 +251,33 @@ std::vector<TaskRow> TabulateItems(const std::vector<ItemScore>& items) {
   return rows;
 }
 
+Result<std::vector<std::string>> TaskFiles(const std::vector<std::string>& entries) {
+  namespace fs = std::filesystem;
+  std::vector<std::string> files;
+  for (const std::string& entry : entries) {
+    std::error_code error;
+    if (!fs::is_directory(entry, error)) {
+      files.push_back(entry);
+      continue;
+    }
+    std::vector<std::string> inside;
+    for (fs::directory_iterator it(entry, error), end; !error && it != end; it.increment(error)) {
+      if (it->path().extension() == ".jsonl") inside.push_back(it->path().string());
+    }
+    if (error) return Error(StatusCode::kIoError, "--tasks: {}: {}", entry, error.message());
+    if (inside.empty()) return NotFound("--tasks: {}: holds no *.jsonl", entry);
+    std::sort(inside.begin(), inside.end());
+    files.insert(files.end(), inside.begin(), inside.end());
+  }
+  std::set<std::string> seen;
+  for (const std::string& file : files) {
+    if (!seen.insert(fs::path(file).lexically_normal().string()).second) {
+      return InvalidArgument("--tasks: {} is given twice", file);
+    }
+  }
+  return files;
+}
+
 Result<TaskReport> MeasureTasks(const LoadedModel& model, const TaskOptions& options,
                                 const RunControl* control) {
   if (options.bos != "model" && options.bos != "none") {
@@ -259,7 +287,8 @@ Result<TaskReport> MeasureTasks(const LoadedModel& model, const TaskOptions& opt
       options.bos == "model" ? SpecialTokens::kModelDefault : SpecialTokens::kNone;
   TaskReport report;
   std::vector<TaskItem> items;
-  for (const std::string& file : options.tasks) {
+  HARROW_ASSIGN_OR_RETURN(const std::vector<std::string> files, TaskFiles(options.tasks));
+  for (const std::string& file : files) {
     HARROW_ASSIGN_OR_RETURN(const std::string text, ReadText(file));
     report.files.push_back(file);
     report.file_hashes.push_back(TextHash(text));

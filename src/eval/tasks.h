@@ -36,6 +36,10 @@ struct TaskItem {
 Result<std::vector<TaskItem>> ParseTaskFile(std::string_view jsonl, std::string_view where,
                                             const std::string& default_part, int64_t limit);
 
+// The files that the entries of --tasks mean: files as they are, folders for their *.jsonl by name.
+// An error for a folder without any, and for a file that is meant twice.
+Result<std::vector<std::string>> TaskFiles(const std::vector<std::string>& entries);
+
 // The tokens of context + choice, and where the scored part begins. Source: lm-evaluation-harness,
 // lm_eval/api/model.py TemplateLM._encode_pair: spaces at the end of the context move to the
 // continuation; the whole is encoded at once and split at the length of the encoded context.

@@ -1,8 +1,12 @@
 #include "eval/tasks.h"
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 
 #include <gtest/gtest.h>
+
+#include "test_data.h"
 
 namespace harrow {
 namespace {
@@ -63,6 +67,24 @@ TEST(Tasks, MalformedLinesAreNamed) {
     ASSERT_FALSE(items.ok()) << bad;
     EXPECT_NE(items.status().message().find("t.jsonl"), std::string::npos) << bad;
   }
+}
+
+TEST(Tasks, FoldersMeanTheirFiles) {
+  testing::TempDir dir;
+  std::filesystem::create_directories(dir.File("tasks"));
+  std::filesystem::create_directories(dir.File("empty"));
+  for (const char* name : {"b.jsonl", "a.jsonl", "notes.txt"})
+    std::ofstream(dir.File("tasks") + "/" + name) << "{}";
+  const std::string folder = dir.File("tasks");
+  const auto files = TaskFiles({folder, "other.jsonl"});
+  ASSERT_TRUE(files.ok()) << files.status().ToString();
+  EXPECT_EQ(*files,
+            (std::vector<std::string>{folder + "/a.jsonl", folder + "/b.jsonl", "other.jsonl"}));
+  EXPECT_TRUE(TaskFiles({})->empty());
+  EXPECT_NE(TaskFiles({dir.File("empty")}).status().message().find("empty: holds no *.jsonl"),
+            std::string::npos);
+  const Status twice = TaskFiles({folder, folder + "/./a.jsonl"}).status();
+  EXPECT_NE(twice.message().find("a.jsonl is given twice"), std::string::npos) << twice.ToString();
 }
 
 TEST(Tasks, PairIsSplitAtTheEncodedContext) {

@@ -73,12 +73,15 @@ TEST_F(Cli, HelpHasAnExampleForEveryCommand) {
     EXPECT_NE(help.out.find("Example:\n  harrow " + command), std::string::npos) << command;
     EXPECT_EQ(help.err, "");
   }
+  EXPECT_NE(MustRun({"quantize", "--help"}).out.find("do not take inputs with large"),
+            std::string::npos);
   EXPECT_EQ(MustRun({"--version"}).out.substr(0, 2), "0.");
 }
 
 TEST_F(Cli, BadCallsExitWithTwoAndNameTheFlag) {
   ExpectError({}, 2, {"command"});
-  ExpectError({"frobnicate"}, 2, {"frobnicate"});
+  ExpectError({"frobnicate"}, 2, {"unknown command: frobnicate; see harrow --help"});
+  ExpectError({"insepct", Model()}, 2, {"unknown command: insepct; did you mean inspect?"});
   for (const std::string& command : kCommands) {
     if (command == "compare") {
       ExpectError({command, Model(), Model(), "--frob"}, 2, {"--frob"});
@@ -92,6 +95,12 @@ TEST_F(Cli, BadCallsExitWithTwoAndNameTheFlag) {
   }
   ExpectError({"inspect"}, 2, {"--model"});
   ExpectError({"prune", Model()}, 2, {"--output"});
+  ExpectError({"prune", Model(), "--sparsity", "0.5", "-o", Path("x")}, 2,
+              {"error: --calibration: missing"});
+  ExpectError({"prune", Model(), "--method", "magnitude", "--sparsity", "50", "-o", Path("x")}, 2,
+              {"--sparsity", "50 % is 0.5"});
+  ExpectError({"prune", Model(), "--method", "gptq", "--sparsity", "0.5", "-o", Path("x")}, 2,
+              {"--method: expected magnitude | wanda"});
   ExpectError({"run", Model(), "-p", "a", "--top-p", "1.5"}, 2, {"--top-p", "1.5", "0 .. 1"});
   ExpectError({"run", Model(), "-p", "a", "--temp", "-1"}, 2, {"--temp", "-1"});
   ExpectError({"run", Model(), "-p", "a", "-n", "0"}, 2, {"--n-predict", "1 .."});
@@ -115,7 +124,16 @@ TEST_F(Cli, BadCallsExitWithTwoAndNameTheFlag) {
 }
 
 TEST_F(Cli, FailuresExitWithOneAndNameTheFile) {
-  ExpectError({"inspect", Path("nowhere")}, 1, {Path("nowhere")});
+  for (const char* command : {"inspect", "run", "score", "bench"}) {
+    std::vector<std::string> args = {command, Path("nowhere")};
+    if (args[0] == "run" || args[0] == "score") args.insert(args.end(), {"--ids", "1"});
+    ExpectError(args, 1, {Path("nowhere") + ": no such directory"});
+  }
+  std::filesystem::create_directories(Path("hollow"));
+  ExpectError({"inspect", Path("hollow")}, 1, {Path("hollow") + ": no model", "config.json"});
+  ExpectError(
+      {"prune", Model(), "--sparsity", "0.5", "--calibration", Path("gone.txt"), "-o", Path("x")},
+      1, {"--calibration", Path("gone.txt") + ": no such file"});
   ExpectError({"run", Path("bare"), "-p", "hello"}, 1, {"tokenizer"});
   ExpectError({"score", Model(), "--file", Path("nothing.txt")}, 1, {"nothing.txt"});
   ExpectError({"score", Model(), "--ids", "1,257"}, 2, {"257"});
@@ -266,6 +284,10 @@ TEST_F(Cli, TasksAreJudgedByLikelihood) {
   EXPECT_EQ(MustRun({"eval", Model(), "--tasks", Path("copy.jsonl"), "--limit", "1", "-o", "json"})
                 .Json()["rows"][0]["n"],
             1);
+  std::filesystem::create_directories(Path("tasks"));
+  std::filesystem::copy(Path("copy.jsonl"), Path("tasks"));
+  EXPECT_EQ(MustRun({"eval", Model(), "--tasks", Path("tasks"), "-o", "json"}).Json()["rows"],
+            report["rows"]);
   std::ofstream(Path("bad.jsonl")) << "{\"context\":\"x\",\"choices\":[\"a\"],\"answer\":0}\n";
   ExpectError({"eval", Model(), "--tasks", Path("bad.jsonl")}, 1, {"bad.jsonl:1", "choices"});
 }

@@ -109,7 +109,7 @@ class FlagAdder {
     if (field) {
       flag.insert(2, "no-");
       command_->add_flag_callback(
-          flag, [&field] { field = false; }, "do not: " + std::string(help));
+          flag, [&field] { field = false; }, "do not " + std::string(help));
     } else {
       command_->add_flag_callback(
           flag, [&field] { field = true; }, help);

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "harrow/nearest.h"
 #include "remaining_time.h"
 
 namespace harrow::tools {
@@ -159,6 +160,17 @@ int Shell::Main(int argc, char** argv) {
   } catch (const CLI::Success& help) {  // --help, --version
     return root_.exit(help);
   } catch (const CLI::ExtrasError&) {
+    const std::vector<std::string> extras = root_.remaining();
+    if (root_.get_subcommands().empty() && !extras.empty() && extras[0].rfind('-', 0) != 0) {
+      std::vector<std::string> names;
+      for (const CLI::App* command : root_.get_subcommands({})) {
+        if (!command->get_group().empty()) names.push_back(command->get_name());
+      }
+      const std::string nearest = NearestName(extras[0], names);
+      fmt::print(stderr, "harrow: error: unknown command: {}{}; see harrow --help\n", extras[0],
+                 nearest.empty() ? "" : fmt::format("; did you mean {}?", nearest));
+      return 2;
+    }
     fmt::print(stderr, "harrow: error: unknown argument: {}; see harrow {}--help\n",
                fmt::join(root_.remaining(/*recurse=*/true), " "),
                root_.get_subcommands().empty() ? "" : root_.get_subcommands()[0]->get_name() + " ");

@@ -42,6 +42,12 @@ std::string Summary(const CompressReport& report) {
   std::string text = fmt::format("wrote      {}\n", report.output);
   text += fmt::format("sparsity   {:.4f} of the linear weights ({} weights rewritten, {:.1f} s)\n",
                       report.sparsity, report.layers.size(), report.seconds);
+  if (report.rounded_to_zero > 0) {
+    text += fmt::format("           {:.4f} of it by rounding, which makes zeros of small weights\n",
+                        report.rounded_to_zero);
+  }
+  text += fmt::format("outside    embedding {}, head {}\n", report.embedding,
+                      report.head.empty() ? "tied to it" : report.head);
   text += Change("on disk", report.disk_bytes_before, report.disk_bytes);
   text += Change("resident", report.resident_bytes_before, report.resident_bytes);
   return text;

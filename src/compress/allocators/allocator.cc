@@ -1,6 +1,7 @@
 #include "compress/allocators/allocator.h"
 
 #include <algorithm>
+#include <set>
 
 #include "base/check.h"
 
@@ -18,8 +19,62 @@ constexpr AllocatorInfo kAllocators[] = {
 #undef HARROW_ALLOCATOR
 };
 
-double Clipped(const AllocationProblem& problem, double value) {
-  return std::clamp(value, problem.min.value_or(0.0), problem.max.value_or(1.0));
+// Those of one side's caps that are at work, each once: "max 0.8, caps[0].max 0.3".
+std::string CapsText(const AllocationProblem& problem,
+                     std::optional<SparsityCap> AllocationLayer::*side) {
+  std::string text;
+  std::set<std::string> seen;
+  for (const AllocationLayer& layer : problem.layers) {
+    const std::optional<SparsityCap>& cap = layer.*side;
+    if (cap && seen.insert(cap->text).second) text += (text.empty() ? "" : ", ") + cap->text;
+  }
+  return text;
+}
+
+// Caps between which the mean can be met.
+Status CheckCaps(const AllocationProblem& problem) {
+  std::vector<double> low;
+  std::vector<double> high;
+  double weights = 0;
+  for (const AllocationLayer& layer : problem.layers) {
+    if (layer.Low() > layer.High()) {
+      return InvalidArgument("{}: no sparsity lies between its caps {} and {}", layer.name,
+                             layer.min->text, layer.max->text);
+    }
+    low.push_back(layer.Low());
+    high.push_back(layer.High());
+    weights += static_cast<double>(layer.weights);
+  }
+  // Sums of many terms; a thousandth of a weight is no obstacle.
+  const double slack = 1e-3 / weights;
+  const double least = MeanOverWeights(problem, low);
+  const double most = MeanOverWeights(problem, high);
+  if (problem.sparsity < least - slack) {
+    return InvalidArgument(
+        "a mean sparsity of {} cannot be met: the caps ({}) ask for a mean of at least {:.4f}",
+        problem.sparsity, CapsText(problem, &AllocationLayer::min), least);
+  }
+  if (problem.sparsity > most + slack) {
+    return InvalidArgument(
+        "a mean sparsity of {} cannot be met: the caps ({}) allow a mean of at most {:.4f}",
+        problem.sparsity, CapsText(problem, &AllocationLayer::max), most);
+  }
+  return OkStatus();
+}
+
+// Values on a side without cap: at least 0, and less than all of the layer, to half a weight.
+Status CheckUncapped(const AllocationProblem& problem, const std::vector<double>& values,
+                     std::string_view when) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    const AllocationLayer& layer = problem.layers[i];
+    const double slack = 0.5 / static_cast<double>(layer.weights);
+    if ((layer.min || values[i] >= -slack) && (layer.max || values[i] <= 1 - slack)) continue;
+    return InvalidArgument(
+        "{} would get a sparsity of {:.4f}{}, expected a value in [0, 1); lower the spread of the "
+        "allocation or set `min` and `max`",
+        layer.name, values[i], when);
+  }
+  return OkStatus();
 }
 
 }  // namespace
@@ -64,34 +119,29 @@ std::vector<double> KeepMoreOfHighScores(const AllocationProblem& problem, doubl
 }
 
 Status ApplyCaps(const AllocationProblem& problem, std::vector<double>* values) {
-  const double low = problem.min.value_or(0.0);
-  const double high = problem.max.value_or(1.0);
-  if (problem.sparsity < low || problem.sparsity > high) {
-    return InvalidArgument(
-        "a mean sparsity of {} cannot be met by layers between min {} and max {}", problem.sparsity,
-        low, high);
-  }
+  HARROW_RETURN_IF_ERROR(CheckCaps(problem));
+  HARROW_RETURN_IF_ERROR(CheckUncapped(problem, *values, ""));
   bool fits = true;
+  // The clipped mean is continuous, grows with the shift and reaches the target between these two.
+  double left = 0;
+  double right = 0;
   for (size_t i = 0; i < values->size(); ++i) {
+    const AllocationLayer& layer = problem.layers[i];
     const double value = (*values)[i];
-    if ((!problem.min && value < 0) || (!problem.max && value >= 1)) {
-      return InvalidArgument(
-          "{} would get a sparsity of {:.4f}, expected a value in [0, 1); lower the spread of the "
-          "allocation or set `min` and `max`",
-          problem.layers[i].name, value);
-    }
-    fits = fits && value >= low && value <= high;
+    fits = fits && value >= layer.Low() && value <= layer.High();
+    left = std::min(left, layer.Low() - value);
+    right = std::max(right, layer.High() - value);
   }
   if (fits) return OkStatus();
 
-  // The clipped mean is continuous, grows with the shift and reaches the target between these two.
-  const auto [smallest, largest] = std::minmax_element(values->begin(), values->end());
-  double left = low - *largest;
-  double right = high - *smallest;
   std::vector<double> shifted(values->size());
   const auto shift_by = [&](double shift) {
-    for (size_t i = 0; i < shifted.size(); ++i)
-      shifted[i] = Clipped(problem, (*values)[i] + shift);
+    for (size_t i = 0; i < shifted.size(); ++i) {
+      const AllocationLayer& layer = problem.layers[i];
+      shifted[i] = (*values)[i] + shift;
+      if (layer.min) shifted[i] = std::max(shifted[i], layer.min->value);
+      if (layer.max) shifted[i] = std::min(shifted[i], layer.max->value);
+    }
     return MeanOverWeights(problem, shifted);
   };
   // Halves the interval until its ends are neighbouring doubles.
@@ -100,6 +150,9 @@ Status ApplyCaps(const AllocationProblem& problem, std::vector<double>* values) 
     (shift_by(middle) < problem.sparsity ? left : right) = middle;
   }
   shift_by(right);
+  HARROW_RETURN_IF_ERROR(CheckUncapped(problem, shifted, " once the others keep to their caps"));
+  for (double& value : shifted)
+    value = std::max(value, 0.0);  // not below it by a rounding
   *values = shifted;
   return OkStatus();
 }

@@ -29,18 +29,27 @@ struct DenseWeight {
   std::vector<double> norms;
 };
 
+// A bound of a layer's sparsity, and what gave it, for messages: "caps[1].max 0.8".
+struct SparsityCap {
+  double value = 0;
+  std::string text;
+};
+
 struct AllocationLayer {
   std::string name;
-  int64_t weights = 0;  // rows * cols
-  size_t unit = 0;      // layers of one unit (the block) are scored together
+  int64_t weights = 0;                  // rows * cols
+  size_t unit = 0;                      // layers of one unit (the block) are scored together
+  std::optional<SparsityCap> min = {};  // values in [0, 1)
+  std::optional<SparsityCap> max = {};
+
+  double Low() const { return min ? min->value : 0.0; }
+  double High() const { return max ? max->value : 1.0; }
 };
 
 // One pruning step over its layers.
 struct AllocationProblem {
   double sparsity = 0;          // wanted as the mean over the weights
   std::optional<NmPattern> nm;  // the step's pattern, which can only do multiples of 1 / M
-  std::optional<double> min;    // caps of a layer's sparsity
-  std::optional<double> max;
   std::vector<AllocationLayer> layers;
   std::vector<double> scores;  // [units], from Allocator::Score; empty with kNothing
 };
@@ -77,7 +86,7 @@ std::vector<double> KeepMoreOfHighScores(const AllocationProblem& problem, doubl
 
 // Moves values by the common amount after which, clipped to the caps, their mean over the weights
 // is the sparsity asked for; leaves them alone when they keep to the caps already. kInvalidArgument
-// where no amount does, and for values outside (0, 1) on a side without cap.
+// where no amount does, naming the caps, and for values outside [0, 1) on a side without cap.
 Status ApplyCaps(const AllocationProblem& problem, std::vector<double>* values);
 
 }  // namespace harrow

@@ -36,6 +36,16 @@ AllocationProblem MakeProblem(double sparsity, const std::vector<int64_t>& weigh
   return problem;
 }
 
+// The same caps for all layers.
+void SetCaps(AllocationProblem* problem, std::optional<double> min, std::optional<double> max) {
+  for (AllocationLayer& layer : problem->layers) {
+    layer.min.reset();
+    layer.max.reset();
+    if (min) layer.min = {*min, fmt::format("min {}", *min)};
+    if (max) layer.max = {*max, fmt::format("max {}", *max)};
+  }
+}
+
 // The generator of scripts/golden/allocation_reference.py.
 double Bell(Rng* rng) {
   double total = -2;
@@ -199,8 +209,7 @@ TEST(ApplyCapsTest, KeepsTheMeanAndMovesAllButTheClippedAlike) {
   std::vector<double> values = wishes;
   ASSERT_TRUE(ApplyCaps(problem, &values).ok());
   EXPECT_EQ(values, wishes);
-  problem.min = 0.4;
-  problem.max = 0.78;
+  SetCaps(&problem, 0.4, 0.78);
   ASSERT_TRUE(ApplyCaps(problem, &values).ok());
   EXPECT_NEAR(MeanOverWeights(problem, values), mean, 1e-15);
   EXPECT_EQ(values[0], 0.78);
@@ -209,7 +218,7 @@ TEST(ApplyCapsTest, KeepsTheMeanAndMovesAllButTheClippedAlike) {
   // By hand: what is left for the last, (sum - 0.78 * 400 - 0.4 * 50) / 700.
   EXPECT_NEAR(values[3], (mean * 1150 - 0.78 * 400 - 0.4 * 50) / 700, 1e-14);
   // Caps that leave one choice.
-  problem.min = problem.max = problem.sparsity;
+  SetCaps(&problem, problem.sparsity, problem.sparsity);
   ASSERT_TRUE(ApplyCaps(problem, &values).ok());
   for (const double value : values)
     EXPECT_EQ(value, mean);
@@ -218,25 +227,104 @@ TEST(ApplyCapsTest, KeepsTheMeanAndMovesAllButTheClippedAlike) {
 TEST(ApplyCapsTest, RefusesWhatCannotBe) {
   AllocationProblem problem = MakeProblem(0.7, {100, 100});
   std::vector<double> values = {0.9, 0.5};
-  problem.max = 0.6;
+  SetCaps(&problem, {}, 0.6);
   Status status = ApplyCaps(problem, &values);
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
   EXPECT_NE(status.message().find("max 0.6"), std::string::npos) << status.ToString();
-  problem.max.reset();
-  problem.min = 0.8;
+  SetCaps(&problem, 0.8, {});
   EXPECT_FALSE(ApplyCaps(problem, &values).ok());
-  problem.min.reset();
+  SetCaps(&problem, {}, {});
   values = {1.02, 0.38};
   status = ApplyCaps(problem, &values);
   EXPECT_NE(status.message().find("layer0.weight would get a sparsity of 1.0200"),
             std::string::npos)
       << status.ToString();
-  problem.max = 0.9;  // now the user has said what to do about it
+  SetCaps(&problem, {}, 0.9);  // now the user has said what to do about it
   ASSERT_TRUE(ApplyCaps(problem, &values).ok());
   EXPECT_EQ(values[0], 0.9);
   EXPECT_NEAR(values[1], 0.5, 1e-15);
   values = {-0.1, 1.5};
   EXPECT_FALSE(ApplyCaps(problem, &values).ok());
+}
+
+// Whatever the allocator wished for: the mean is exact, each layer within its own caps, those that
+// are not at a cap moved alike, and a budget is refused exactly where no values could meet it.
+TEST(ApplyCapsTest, MeetsTheMeanWithinEveryLayersOwnCaps) {
+  Rng rng(5);
+  int met = 0;
+  for (int round = 0; round < 2000; ++round) {
+    SCOPED_TRACE(round);
+    AllocationProblem problem = MakeProblem(0, {});
+    std::vector<double> wishes;
+    const size_t layers = 1 + rng.Below(12);
+    double least = 0;
+    double most = 0;
+    double weights = 0;
+    for (size_t i = 0; i < layers; ++i) {
+      const auto count = static_cast<int64_t>(1 + rng.Below(100000));
+      problem.layers.push_back({fmt::format("layer{}", i), count, i});
+      AllocationLayer& layer = problem.layers.back();
+      if (rng.Below(3) == 0) layer.min = {0.6 * rng.Uniform(), "min"};
+      if (rng.Below(2) == 0) {
+        layer.max = {layer.Low() + (0.99 - layer.Low()) * rng.Uniform(), "max"};
+      }
+      wishes.push_back(0.3 + 0.4 * rng.Uniform());
+      weights += static_cast<double>(count);
+      least += layer.Low() * static_cast<double>(count);
+      most += layer.High() * static_cast<double>(count);
+    }
+    problem.sparsity =
+        round % 2 == 0 ? MeanOverWeights(problem, wishes) : 0.1 + 0.8 * rng.Uniform();
+    std::vector<double> values = wishes;
+    const Status status = ApplyCaps(problem, &values);
+    const double target = problem.sparsity * weights;
+    if (target < least - 1 || target > most + 1) {
+      EXPECT_FALSE(status.ok());
+      EXPECT_NE(status.message().find(target < least ? "(min)" : "(max)"), std::string::npos)
+          << status.ToString();
+      continue;
+    }
+    if (target < least || target > most) continue;  // to less than a weight
+    if (!status.ok()) {  // a layer without `max` would go beyond 1, or one without `min` below 0
+      EXPECT_NE(status.message().find("once the others keep to their caps"), std::string::npos)
+          << status.ToString();
+      continue;
+    }
+    ++met;
+    bool capped = false;
+    std::optional<double> shift;
+    for (size_t i = 0; i < layers; ++i) {
+      const AllocationLayer& layer = problem.layers[i];
+      EXPECT_GE(values[i], layer.Low());
+      EXPECT_LE(values[i], layer.High());
+      capped = capped || wishes[i] < layer.Low() || wishes[i] > layer.High();
+      if (values[i] == layer.Low() || values[i] == layer.High()) continue;
+      if (!shift) shift = values[i] - wishes[i];
+      EXPECT_NEAR(values[i] - wishes[i], *shift, 1e-12);
+    }
+    // Values that keep to their caps have the mean already; the allocator's part.
+    if (capped || round % 2 == 0) {
+      EXPECT_NEAR(MeanOverWeights(problem, values), problem.sparsity, 1e-12);
+    }
+  }
+  EXPECT_GT(met, 800);
+}
+
+TEST(ApplyCapsTest, TakesNoUncappedLayerWhole) {
+  AllocationProblem problem = MakeProblem(0.75, {100, 100});
+  problem.layers[0].max = {0.5, "caps[0].max 0.5"};
+  std::vector<double> values = {0.75, 0.75};
+  const Status status = ApplyCaps(problem, &values);
+  EXPECT_NE(
+      status.message().find("layer1.weight would get a sparsity of 1.0000 once the others keep"),
+      std::string::npos)
+      << status.ToString();
+  problem.layers[0].min = {0.6, "caps[1].min 0.6"};
+  EXPECT_NE(ApplyCaps(problem, &values)
+                .message()
+                .find("layer0.weight: no sparsity lies between its caps caps[1].min 0.6 and "
+                      "caps[0].max 0.5"),
+            std::string::npos);
 }
 
 // The piecewise linear function through `points`.
@@ -279,18 +367,23 @@ TEST(MinimizeLossTest, EqualsBruteForce) {
         curve.points.emplace_back(s / 10.0, loss);
       }
     }
-    const double min = round % 3 == 0 ? 0.2 : 0.0;
-    const double max = round % 2 == 0 ? 0.8 : 0.9;
+    // Every layer has caps of its own, in tenths.
+    int low[4];
+    int high[4];
+    for (int i = 0; i < 4; ++i) {
+      low[i] = static_cast<int>(rng.Below(4));
+      high[i] = 7 + static_cast<int>(rng.Below(3));
+      curves[static_cast<size_t>(i)].min = low[i] / 10.0;
+      curves[static_cast<size_t>(i)].max = high[i] / 10.0;
+    }
     const int total = 16 + static_cast<int>(rng.Below(10));  // tenths over the four layers
     double least = INFINITY;
     int grid[4];
-    const int low = static_cast<int>(std::lround(min * 10));
-    const int high = static_cast<int>(std::lround(max * 10));
-    for (grid[0] = low; grid[0] <= high; ++grid[0]) {
-      for (grid[1] = low; grid[1] <= high; ++grid[1]) {
-        for (grid[2] = low; grid[2] <= high; ++grid[2]) {
+    for (grid[0] = low[0]; grid[0] <= high[0]; ++grid[0]) {
+      for (grid[1] = low[1]; grid[1] <= high[1]; ++grid[1]) {
+        for (grid[2] = low[2]; grid[2] <= high[2]; ++grid[2]) {
           grid[3] = total - grid[0] - grid[1] - grid[2];
-          if (grid[3] < low || grid[3] > high) continue;
+          if (grid[3] < low[3] || grid[3] > high[3]) continue;
           double loss = 0;
           for (size_t i = 0; i < 4; ++i)
             loss += Envelope(curves[i].points, grid[i] / 10.0);
@@ -298,13 +391,13 @@ TEST(MinimizeLossTest, EqualsBruteForce) {
         }
       }
     }
-    const Result<std::vector<double>> values = MinimizeLoss(curves, total / 40.0, min, max);
+    const Result<std::vector<double>> values = MinimizeLoss(curves, total / 40.0);
     ASSERT_TRUE(values.ok()) << values.status().ToString();
     double mean = 0;
     double loss = 0;
     for (size_t i = 0; i < 4; ++i) {
-      EXPECT_GE((*values)[i], min - 1e-12);
-      EXPECT_LE((*values)[i], max + 1e-12);
+      EXPECT_GE((*values)[i], curves[i].min - 1e-12);
+      EXPECT_LE((*values)[i], curves[i].max + 1e-12);
       mean += (*values)[i] / 4;
       loss += Envelope(curves[i].points, (*values)[i]);
     }
@@ -316,19 +409,27 @@ TEST(MinimizeLossTest, EqualsBruteForce) {
 TEST(MinimizeLossTest, CountsLossPerWeight) {
   // The same loss for pruning, ten times the weights: the large layer is cheaper a weight.
   const std::vector<LossCurve> curves = {{1000, {{0, 0}, {0.9, 1}}}, {100, {{0, 0}, {0.9, 1}}}};
-  const Result<std::vector<double>> values = MinimizeLoss(curves, 0.5, 0, 1);
+  const Result<std::vector<double>> values = MinimizeLoss(curves, 0.5);
   ASSERT_TRUE(values.ok());
   EXPECT_NEAR((*values)[0], 0.55, 1e-12);
   EXPECT_NEAR((*values)[1], 0.0, 1e-12);
 }
 
 TEST(MinimizeLossTest, RefusesMeansOutOfReach) {
-  const std::vector<LossCurve> curves = {{100, {{0, 0}, {0.5, 1}}}, {100, {{0, 0}, {0.8, 1}}}};
-  EXPECT_TRUE(MinimizeLoss(curves, 0.65, 0, 1).ok());
-  Status status = MinimizeLoss(curves, 0.7, 0, 1).status();
+  std::vector<LossCurve> curves = {{100, {{0, 0}, {0.5, 1}}}, {100, {{0, 0}, {0.8, 1}}}};
+  EXPECT_TRUE(MinimizeLoss(curves, 0.65).ok());
+  Status status = MinimizeLoss(curves, 0.7).status();
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
   EXPECT_NE(status.message().find("0.65"), std::string::npos) << status.ToString();
-  EXPECT_FALSE(MinimizeLoss(curves, 0.6, 0.55, 1).ok());  // min beyond what was measured
+  curves[0].name = "q_proj";
+  curves[0].min = 0.55;  // beyond what was measured
+  status = MinimizeLoss(curves, 0.6).status();
+  EXPECT_NE(status.message().find("q_proj was measured up to sparsity 0.5"), std::string::npos)
+      << status.ToString();
+  curves[0].min = 0;
+  curves[1].max = 0.3;
+  EXPECT_FALSE(MinimizeLoss(curves, 0.45).ok());
+  EXPECT_NEAR((*MinimizeLoss(curves, 0.4))[0], 0.5, 1e-12);
 }
 
 constexpr char kSensitivityText[] = R"({"model": "m", "layers": [

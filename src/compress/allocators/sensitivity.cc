@@ -124,6 +124,9 @@ class Sensitivity final : public Allocator {
       LossCurve curve;
       curve.weights = static_cast<double>(layer.weights);
       curve.points.emplace_back(0.0, 0.0);
+      curve.min = layer.Low();
+      curve.max = layer.High();
+      curve.name = layer.name;
       for (const SensitivityPoint& point : found->points) {
         if (kl_ && !point.kl) {
           return InvalidArgument("{}: {} has no `kl` at sparsity {}; use `metric: loss`", file_,
@@ -133,8 +136,7 @@ class Sensitivity final : public Allocator {
       }
       curves.push_back(std::move(curve));
     }
-    Result<std::vector<double>> values = MinimizeLoss(
-        curves, problem.sparsity, problem.min.value_or(0.0), problem.max.value_or(1.0));
+    Result<std::vector<double>> values = MinimizeLoss(curves, problem.sparsity);
     if (!values.ok()) return values.status().At(file_);
     return values;
   }
@@ -170,19 +172,21 @@ Result<std::vector<SensitivityCurve>> ParseSensitivity(std::string_view text,
   return curves;
 }
 
-Result<std::vector<double>> MinimizeLoss(std::span<const LossCurve> curves, double mean, double min,
-                                         double max) {
-  std::vector<double> sparsity(curves.size(), min);
+Result<std::vector<double>> MinimizeLoss(std::span<const LossCurve> curves, double mean) {
+  std::vector<double> sparsity;
   std::vector<Segment> segments;
   double total = 0;  // weights
+  double least = 0;  // weights that must be pruned
   double reach = 0;  // weights that can be pruned
   for (size_t i = 0; i < curves.size(); ++i) {
     const std::vector<std::pair<double, double>> hull = LowerHull(curves[i].points);
-    const double high = std::min(max, hull.back().first);
+    const double min = curves[i].min;
+    const double high = std::min(curves[i].max, hull.back().first);
     if (high < min) {
-      return InvalidArgument("layer {} of {} was measured up to sparsity {}, below min {}", i + 1,
-                             curves.size(), high, min);
+      return InvalidArgument("{} was measured up to sparsity {}, below its cap `min` of {}",
+                             curves[i].name, high, min);
     }
+    sparsity.push_back(min);
     for (size_t k = 1; k < hull.size(); ++k) {
       const double begin = std::max(hull[k - 1].first, min);
       const double end = std::min(hull[k].first, high);
@@ -190,16 +194,17 @@ Result<std::vector<double>> MinimizeLoss(std::span<const LossCurve> curves, doub
       segments.push_back({Slope(hull[k - 1], hull[k]) / curves[i].weights, end - begin, i});
     }
     total += curves[i].weights;
+    least += curves[i].weights * min;
     reach += curves[i].weights * high;
   }
-  double budget = (mean - min) * total;
+  double budget = mean * total - least;
   // Sums of many terms; a thousandth of a weight is no obstacle.
   constexpr double kSlack = 1e-3;
   if (budget < -kSlack || mean * total > reach + kSlack) {
     return InvalidArgument(
-        "a mean sparsity of {} cannot be met: layers can have from min {} to a mean of {:.4f}, "
-        "limited by `max` and by what was measured",
-        mean, min, reach / total);
+        "a mean sparsity of {} cannot be met: layers can have a mean from {:.4f} to {:.4f}, "
+        "limited by the caps and by what was measured",
+        mean, least / total, reach / total);
   }
   // Stable, so that the segments of a hull, which are ever dearer, stay in order.
   std::stable_sort(segments.begin(), segments.end(),

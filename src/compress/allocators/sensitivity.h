@@ -36,14 +36,17 @@ Result<std::vector<SensitivityCurve>> ParseSensitivity(std::string_view text,
 struct LossCurve {
   double weights = 0;  // > 0
   std::vector<std::pair<double, double>> points;
+  double min = 0;  // bounds of its sparsity
+  double max = 1;
+  std::string name = {};  // for messages
 };
 
 // The sparsities that minimize the sum of the lower convex hulls of the curves, under
-// sum weights * sparsity = mean * sum weights and min <= sparsity <= max. Exact: segments of hulls
-// are bought in the order of their loss per weight, which is the sweep over Lagrange's multiplier.
-// A layer goes no further than its last point. kInvalidArgument when the mean cannot be met.
-Result<std::vector<double>> MinimizeLoss(std::span<const LossCurve> curves, double mean, double min,
-                                         double max);
+// sum weights * sparsity = mean * sum weights and each layer's min <= sparsity <= max. Exact:
+// segments of hulls are bought in the order of their loss per weight, which is the sweep over
+// Lagrange's multiplier. A layer goes no further than its last point. kInvalidArgument when the
+// mean cannot be met.
+Result<std::vector<double>> MinimizeLoss(std::span<const LossCurve> curves, double mean);
 
 }  // namespace harrow
 
