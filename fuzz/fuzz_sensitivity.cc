@@ -15,12 +15,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const harrow::SensitivityCurve& curve : *measured) {
     harrow::LossCurve loss;
     loss.weights = 100;
+    loss.min = 0.1;
+    loss.max = 0.9;
     loss.points.emplace_back(0.0, 0.0);
     for (const harrow::SensitivityPoint& point : curve.points)
       loss.points.emplace_back(point.sparsity, point.loss_increase);
     curves.push_back(std::move(loss));
   }
-  const auto values = harrow::MinimizeLoss(curves, 0.5, 0.1, 0.9);
+  const auto values = harrow::MinimizeLoss(curves, 0.5);
   if (!values.ok()) return 0;
   double mean = 0;
   for (const double value : *values) {

@@ -229,7 +229,7 @@ Status OptionReader::Finish() {
     if (!known) {
       const std::string nearest = NearestName(key, known_);
       return InvalidArgument("{}: unknown key{}; expected one of: {}", Where(key),
-                             nearest.empty() ? "" : fmt::format("; did you mean {}?", nearest),
+                             nearest.empty() ? "" : fmt::format(" (did you mean {}?)", nearest),
                              list);
     }
   }

@@ -81,7 +81,7 @@ TEST_F(Cli, HelpHasAnExampleForEveryCommand) {
 TEST_F(Cli, BadCallsExitWithTwoAndNameTheFlag) {
   ExpectError({}, 2, {"command"});
   ExpectError({"frobnicate"}, 2, {"unknown command: frobnicate; see harrow --help"});
-  ExpectError({"insepct", Model()}, 2, {"unknown command: insepct; did you mean inspect?"});
+  ExpectError({"insepct", Model()}, 2, {"unknown command: insepct (did you mean inspect?)"});
   for (const std::string& command : kCommands) {
     if (command == "compare") {
       ExpectError({command, Model(), Model(), "--frob"}, 2, {"--frob"});

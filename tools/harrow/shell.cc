@@ -168,7 +168,7 @@ int Shell::Main(int argc, char** argv) {
       }
       const std::string nearest = NearestName(extras[0], names);
       fmt::print(stderr, "harrow: error: unknown command: {}{}; see harrow --help\n", extras[0],
-                 nearest.empty() ? "" : fmt::format("; did you mean {}?", nearest));
+                 nearest.empty() ? "" : fmt::format(" (did you mean {}?)", nearest));
       return 2;
     }
     fmt::print(stderr, "harrow: error: unknown argument: {}; see harrow {}--help\n",
