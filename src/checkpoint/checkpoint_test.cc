@@ -168,7 +168,8 @@ TEST_F(CheckpointDirectory, ConfigAndTensorsMustAgree) {
   // Another format's bytes under a valid description.
   ExpectError(open_with("\"bitmask-bf16\",", "\"nm-bf16 2:4\","), kCorrupt, {"bitmask-bf16"});
   std::filesystem::remove(path);
-  ExpectError(Checkpoint::Open(directory_).status(), StatusCode::kNotFound, {path});
+  ExpectError(Checkpoint::Open(directory_).status(), StatusCode::kNotFound,
+              {directory_, "config.json"});
 }
 
 TEST_F(CheckpointDirectory, AWeightStoredTwiceIsAnError) {
