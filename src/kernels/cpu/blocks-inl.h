@@ -16,7 +16,7 @@ struct StoredUnits {
   const std::byte* scales;  // i8: bf16 [group][16]
   uint32_t* places;         // of each unit in x, in units; in the gathered x for 16x1
   uint32_t* run_ends;       // units up to the end of each run (formats/block.h)
-  I* offsets;               // i8: what x + 128 adds to the sums of each run; kOffsetWeights only
+  I* offsets;  // i8: minus what x + 128 adds to the sums of each run; kOffsetWeights only
   int64_t runs;
   int64_t runs_per_scale;
   // For 16x1; null otherwise.
@@ -156,8 +156,26 @@ HARROW_INLINE void Gather(const StoredUnits& s, const std::byte* x, int64_t toke
 }
 
 template <int R, int... t>
-HARROW_INLINE void StoreSumsOfLanes(const BlockTokens& in, const F* acc, Ints<t...>) {
-  (StoreLanes(in.y + t * in.y_stride, SumPartials<R>(acc + t * R), in.lanes), ...);
+HARROW_INLINE void StoreTokens(const F* acc, float* y, int64_t stride, Ints<t...>) {
+  (StoreF(y + t * stride, SumPartials<R>(acc + t * R)), ...);
+}
+// Part of a panel: rows of kPanelRows to y.
+__attribute__((noinline)) void CopyLanes(const BlockTokens& in, const float* rows, int tokens) {
+  for (int t = 0; t < tokens; ++t)
+    __builtin_memcpy(in.y + t * in.y_stride, rows + t * kPanelRows,
+                     static_cast<size_t>(in.lanes) * sizeof(float));
+}
+// Sums that are alive across a call, as the copying of part of a panel is, GCC keeps in memory
+// throughout. So that call is one, and the last.
+template <int T, int R>
+HARROW_INLINE void StoreSumsOfLanes(const BlockTokens& in, const F* acc) {
+  if (in.lanes >= kPanelRows) {
+    StoreTokens<R>(acc, in.y, in.y_stride, Count<T>());
+    return;
+  }
+  float rows[T * kPanelRows];
+  StoreTokens<R>(acc, rows, kPanelRows, Count<T>());
+  CopyLanes(in, rows, T);
 }
 
 template <int R, int... t>
@@ -198,7 +216,7 @@ void BlocksBf16(const StoredUnits& s, const BlockTokens& in) noexcept {
       w += 64;
     }
   }
-  StoreSumsOfLanes<R>(in, acc, Count<T>());
+  StoreSumsOfLanes<T, R>(in, acc);
 }
 
 template <int R, int... t>
@@ -214,8 +232,12 @@ HARROW_INLINE void StepListedI8(I* acc, I* offset, const std::byte* w, const uin
    ...);
 }
 template <int R, int... t>
-HARROW_INLINE void SubtractOffset(I* acc, I offset, Ints<t...>) {
-  ((acc[t * R] = SubI(acc[t * R], offset)), ...);
+HARROW_INLINE void AddOffset(I* acc, I offset, Ints<t...>) {
+  ((acc[t * R] = AddI(acc[t * R], offset)), ...);
+}
+template <int R, int... t>
+HARROW_INLINE void BeginAtOffset(I* acc, I offset, Ints<t...>) {
+  ((acc[t * R] = Own(offset)), ...);
 }
 // The integer sums of one run of `units` > 0, a multiple of R; alone, so that its sums stay in
 // registers.
@@ -226,6 +248,7 @@ HARROW_INLINE void RunSums(const std::byte* w, const uint32_t* places, const Blo
   const int64_t x_tokens = in.x_tokens;
   I acc[T * R];
   Clear(acc, ZeroI(), Count<T * R>());
+  if constexpr (kOffsetWeights && !kFindOffset) BeginAtOffset<R>(acc, *offset, Count<T>());
   I found = ZeroI();
   int64_t u = 0;
   do {
@@ -233,8 +256,10 @@ HARROW_INLINE void RunSums(const std::byte* w, const uint32_t* places, const Blo
     w += 64 * R;
     u += R;
   } while (u != units);
-  if constexpr (kFindOffset) *offset = found;
-  if constexpr (kOffsetWeights) SubtractOffset<R>(acc, *offset, Count<T>());
+  if constexpr (kFindOffset) {
+    *offset = SubI(ZeroI(), found);
+    AddOffset<R>(acc, *offset, Count<T>());
+  }
   StoreAll(acc, sums, Count<T * R>());
 }
 
@@ -251,11 +276,12 @@ void BlocksI8(const StoredUnits& s, const BlockTokens& in) noexcept {
     I sums[T * R];
     RunSums<T, R, kFindOffset>(s.values + 64 * begin, s.places + begin, in, end - begin,
                                s.offsets + run, sums);
-    const F scale = LoadBf16(s.scales + run / s.runs_per_scale * (2 * kPanelRows));
+    const int64_t group = static_cast<uint32_t>(run) / static_cast<uint32_t>(s.runs_per_scale);
+    const F scale = LoadBf16(s.scales + group * (2 * kPanelRows));
     EndGroup<R>(out, sums, scale, in.x_scales + run * in.x_tokens, Count<T>());
     begin = end;
   }
-  StoreSumsOfLanes<1>(in, out, Count<T>());
+  StoreSumsOfLanes<T, 1>(in, out);
 }
 
 using ListFn = void (*)(const BlockGeometry&, const std::byte*, StoredUnits*) noexcept;
