@@ -58,6 +58,29 @@ bool IsQuantized(const XFormat& format) {
   return format.element == XElement::kI8 || format.element == XElement::kU8;
 }
 
+// [token][item] to [item][stride], items of kBytes; zeros for tokens from `tokens` on. A line of
+// each token at a time: rows are often a power of two apart, where few of their lines fit into the
+// cache together.
+template <int kBytes>
+void Interleave(const std::byte* rows, int64_t row_bytes, int64_t tokens, int64_t stride,
+                std::byte* out) {
+  constexpr int64_t kLineItems = 64 / kBytes;
+  const int64_t items = row_bytes / kBytes;
+  for (int64_t first = 0; first < items; first += kLineItems) {
+    const int64_t end = std::min(first + kLineItems, items);
+    for (int64_t t = 0; t < stride; ++t) {
+      for (int64_t i = first; i < end; ++i) {
+        std::byte* to = out + (i * stride + t) * kBytes;
+        if (t < tokens) {
+          std::memcpy(to, rows + t * row_bytes + i * kBytes, kBytes);
+        } else {
+          std::memset(to, 0, kBytes);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 QuantizeScale QuantizeScaleOf(int32_t largest_bits) {
@@ -172,21 +195,12 @@ void PackedXBuffer::PackBlock(const RoundingOps& ops, const float* x, int64_t x_
         std::memcpy(values, rows.data() + t * row_bytes + 64 * u, 64);
     }
   } else {
-    // A line of each token at a time: rows are often a power of two apart, where few of their lines
-    // fit into the cache together.
-    for (int64_t first = 0; first < p.units; first += 16) {
-      const int64_t end = std::min<int64_t>(first + 16, p.units);
-      for (int64_t t = 0; t < stride; ++t) {
-        for (int64_t u = first; u < end; ++u) {
-          std::byte* to = values + (u * stride + t) * 4;
-          if (t < tokens) {
-            std::memcpy(to, rows.data() + t * row_bytes + 4 * u, 4);
-          } else {
-            std::memset(to, 0, 4);
-          }
-        }
-      }
-    }
+    const int64_t item_bytes =
+        p.format.layout == XLayout::kInputs ? ElementBytes(p.format) : unit_bytes;
+    const auto interleave = item_bytes == 1   ? Interleave<1>
+                            : item_bytes == 2 ? Interleave<2>
+                                              : Interleave<4>;
+    interleave(rows.data(), row_bytes, tokens, stride, values);
     // What pads a tile must not be an outlier of another call.
     for (int64_t g = 0; g < p.groups; ++g)
       std::fill(scales + g * stride + tokens, scales + (g + 1) * stride, 0.0f);

@@ -79,7 +79,8 @@ Activations& ActivationsInForce() {
 bool Takes(const LinearKernel& kernel, const WeightSpec& spec) {
   if (!kernel.supports(spec)) return false;
   if (!IsQuantized(spec.values)) return true;
-  const bool int8 = kernel.x_format(spec, 1).element == XElement::kI8;
+  const XElement element = kernel.x_format(spec, 1).element;
+  const bool int8 = element == XElement::kI8 || element == XElement::kU8;
   return int8 == (ActivationsInForce() == Activations::kInt8);
 }
 

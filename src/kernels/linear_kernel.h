@@ -27,13 +27,14 @@ enum class XLayout : uint8_t {
   kCells,      // per token block: [cell of 4 bytes along k][tokens of the block]; k is zero padded
                // to a multiple of 32. kI8: scales and corrections [group][tokens of the block]
   kTiles,      // kCells with all blocks but the last full, and that padded to BlockStride()
+  kInputs,     // kTiles, but of single inputs: [input][tokens of the tile]
 };
 
 struct XFormat {
   XElement element = XElement::kF32;
   XLayout layout = XLayout::kReference;
   int32_t group = 0;         // kI8: inputs that share a scale
-  int32_t block_tokens = 0;  // kCells, kTiles: the most tokens a block may have
+  int32_t block_tokens = 0;  // kCells, kTiles, kInputs: the most tokens of a block
 
   bool operator==(const XFormat&) const = default;
 };
@@ -53,14 +54,17 @@ struct PackedX {
   const float* scales = nullptr;
   const int32_t* corrections = nullptr;  // kI8: -128 * sum of the group's integers
 
+  bool Tiled() const {
+    return format.layout == XLayout::kTiles || format.layout == XLayout::kInputs;
+  }
   int64_t BlockBegin(int64_t b) const {
-    if (format.layout != XLayout::kTiles) return b * m / blocks;
+    if (!Tiled()) return b * m / blocks;
     return b < blocks ? b * format.block_tokens : m;
   }
-  // Tokens that the layout gives to block b: of kTiles a multiple of 16.
+  // Tokens that the layout gives to block b: of tiles a multiple of 16.
   int64_t BlockStride(int64_t b) const {
     const int64_t tokens = BlockBegin(b + 1) - BlockBegin(b);
-    return format.layout == XLayout::kTiles ? (tokens + 15) / 16 * 16 : tokens;
+    return Tiled() ? (tokens + 15) / 16 * 16 : tokens;
   }
 };
 
@@ -102,8 +106,7 @@ inline constexpr int64_t kExpandUnits = 128;
 inline int64_t LinearScratchBytes(int64_t m, int64_t k) {
   constexpr int64_t kExpanded = 2 * kExpandUnits * 64;
   const int64_t padded_k = (k + 63) / 64 * 64;
-  // Expanded weights; then 16 unpacked rows (reference) or the lists of blocks-inl.h; and a y tile
-  // of 32 rows.
+  // Expanded weights; then 16 unpacked rows (reference) and a y tile of 32 rows.
   return kExpanded + 16 * padded_k * 4 + m * kTaskRows * 4;
 }
 

@@ -72,6 +72,13 @@ bool PlainMask(const WeightSpec& spec) {
         tier::SkipScratchBytes                                                                  \
   }
 
+// An entry for block weights.
+#define HARROW_BLOCK_ENTRY(tier, isa, name, values, x, run)                                     \
+  {                                                                                             \
+    "linear." name "." #tier, isa, Is<FormatId::kBlock, ValueType::values>, tier::x, tier::run, \
+        nullptr, tier::BlockScratchBytes                                                        \
+  }
+
 // The entries of one tier.
 #define HARROW_TIER(tier, isa, bf16_skip_pays, i8_skip_pays)                                    \
   HARROW_SKIP_ENTRY(tier, isa, "bitmask_bf16", kBf16, LinearSkipBf16X, LinearSkipBitmaskBf16,   \
@@ -95,8 +102,8 @@ bool PlainMask(const WeightSpec& spec) {
       HARROW_ENTRY(tier, isa, "nm_i8", kNm, kI8, LinearPanelI8X, LinearNmI8),                   \
       HARROW_ENTRY(tier, isa, "nm_i4", kNm, kI4, LinearPanelI8X, LinearNmI4),                   \
       HARROW_ENTRY(tier, isa, "nm_u4", kNm, kU4, LinearPanelI8X, LinearNmU4),                   \
-      HARROW_ENTRY(tier, isa, "block_bf16", kBlock, kBf16, LinearBf16X, LinearBlockBf16),       \
-      HARROW_ENTRY(tier, isa, "block_i8", kBlock, kI8, LinearI8X, LinearBlockI8),               \
+      HARROW_BLOCK_ENTRY(tier, isa, "block_bf16", kBf16, LinearBlockBf16X, LinearBlockBf16),    \
+      HARROW_BLOCK_ENTRY(tier, isa, "block_i8", kI8, LinearBlockI8X, LinearBlockI8),            \
       HARROW_ENTRY(tier, isa, "index_i8", kIndex, kI8, LinearIndexX, LinearIndexI8), {          \
     "linear.weight_only." #tier, isa, QuantizedPanels, tier::LinearWeightOnlyX,                 \
         tier::LinearWeightOnly                                                                  \

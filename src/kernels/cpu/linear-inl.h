@@ -166,10 +166,6 @@ XFormat LinearBf16X(const WeightSpec&, int64_t m) {
   return CellsX(MathBf16::kElement, 0, m, kFusedTokens);
 }
 
-XFormat LinearI8X(const WeightSpec& spec, int64_t m) {
-  return CellsX(XElement::kI8, static_cast<int32_t>(ActivationGroup(spec.group)), m, kFusedTokens);
-}
-
 XFormat LinearPanelI8X(const WeightSpec& spec, int64_t m) {
   return CellsX(XElement::kI8, static_cast<int32_t>(ActivationGroup(spec.group)), m, kFusedTokens,
                 m <= 2 * kFewMicroTokensI8 ? kFewMicroTokensI8 : kMicroTokensI8);

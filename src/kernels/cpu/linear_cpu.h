@@ -8,7 +8,6 @@
   namespace harrow::tier {                                      \
   XFormat LinearDenseX(const WeightSpec& spec, int64_t m);      \
   XFormat LinearBf16X(const WeightSpec& spec, int64_t m);       \
-  XFormat LinearI8X(const WeightSpec& spec, int64_t m);         \
   XFormat LinearPanelI8X(const WeightSpec& spec, int64_t m);    \
   void LinearDenseF32(const LinearTask& task) noexcept;         \
   void LinearDenseF16(const LinearTask& task) noexcept;         \
@@ -18,6 +17,9 @@
   void LinearBitmaskI8(const LinearTask& task) noexcept;        \
   void LinearNmBf16(const LinearTask& task) noexcept;           \
   void LinearNmI8(const LinearTask& task) noexcept;             \
+  XFormat LinearBlockBf16X(const WeightSpec& spec, int64_t m);  \
+  XFormat LinearBlockI8X(const WeightSpec& spec, int64_t m);    \
+  int64_t BlockScratchBytes(int64_t m, int64_t k);              \
   void LinearBlockBf16(const LinearTask& task) noexcept;        \
   void LinearBlockI8(const LinearTask& task) noexcept;          \
   void LinearDensePanelI4(const LinearTask& task) noexcept;     \

@@ -24,6 +24,8 @@ constexpr int kFewMicroTokensI8 = 4;
 constexpr bool kFloatSumsStay = false;
 constexpr int kFusedTokens = 4;
 constexpr int kRowTokens = 4;
+constexpr int kBlockTokens = 4;
+constexpr int kBlockTokensI8 = 4;
 constexpr int kSkipSets = 1;
 constexpr int kAttentionSums = 4;
 constexpr int Partials(int tokens) {
@@ -142,6 +144,16 @@ HARROW_INLINE __m256i DotHalf(__m256i acc, __m256i w, __m256i x) {
 }
 HARROW_INLINE I DotI8(I acc, UnitI8 w, I x) {
   return {DotHalf(acc.a, w.a, x.a), DotHalf(acc.b, w.b, x.b)};
+}
+using SignedI8 = UnitI8;
+HARROW_INLINE SignedI8 LoadSignedI8(const void* p) {
+  return LoadI8(p);
+}
+HARROW_INLINE I DotSignedI8(I acc, SignedI8 w, I x) {
+  return DotI8(acc, w, x);
+}
+HARROW_INLINE I AddSignedOffset(I acc, SignedI8) {
+  return acc;
 }
 // Byte i of each cell, as DotI8 sees it.
 HARROW_INLINE F LaneByte(UnitI8 w, int i) {
@@ -333,6 +345,37 @@ HARROW_INLINE void CompressInputs(const std::byte* x, uint32_t bits, std::byte* 
   for (; bits != 0; bits &= bits - 1) {
     __builtin_memcpy(out, x + kInputBytes * __builtin_ctz(bits), kInputBytes);
     out += kInputBytes;
+  }
+}
+
+template <int kVectors>
+HARROW_INLINE void InterleaveWords(const std::byte* a, const std::byte* b, std::byte* out) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 2 * kVectors; ++i) {
+    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a) + i);
+    const __m128i y = _mm_loadu_si128(reinterpret_cast<const __m128i*>(b) + i);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out) + 2 * i, _mm_unpacklo_epi16(x, y));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out) + 2 * i + 1, _mm_unpackhi_epi16(x, y));
+  }
+}
+template <int kVectors>
+HARROW_INLINE void InterleaveBytes(const std::byte* a, const std::byte* b, const std::byte* c,
+                                   const std::byte* d, std::byte* out) {
+#pragma GCC unroll 2
+  for (int i = 0; i < kVectors; ++i) {
+    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a) + i);
+    const __m128i y = _mm_loadu_si128(reinterpret_cast<const __m128i*>(b) + i);
+    const __m128i z = _mm_loadu_si128(reinterpret_cast<const __m128i*>(c) + i);
+    const __m128i w = _mm_loadu_si128(reinterpret_cast<const __m128i*>(d) + i);
+    const __m128i low_xy = _mm_unpacklo_epi8(x, y);
+    const __m128i high_xy = _mm_unpackhi_epi8(x, y);
+    const __m128i low_zw = _mm_unpacklo_epi8(z, w);
+    const __m128i high_zw = _mm_unpackhi_epi8(z, w);
+    __m128i* const to = reinterpret_cast<__m128i*>(out) + 4 * i;
+    _mm_storeu_si128(to, _mm_unpacklo_epi16(low_xy, low_zw));
+    _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(low_xy, low_zw));
+    _mm_storeu_si128(to + 2, _mm_unpacklo_epi16(high_xy, high_zw));
+    _mm_storeu_si128(to + 3, _mm_unpackhi_epi16(high_xy, high_zw));
   }
 }
 

@@ -18,6 +18,9 @@ constexpr int kFewMicroTokensI8 = 8;
 constexpr bool kFloatSumsStay = true;
 constexpr int kFusedTokens = 4;
 constexpr int kRowTokens = 4;
+// Block weights: 1 panel x 24 tokens; int8 12 twice.
+constexpr int kBlockTokens = 24;
+constexpr int kBlockTokensI8 = 12;
 // Sums of 64 tokens that skip_cells-inl.h keeps side by side.
 constexpr int kSkipSets = 4;
 // Vectors of sums of an attention kernel's register block: 4 keys' for 6 queries.
@@ -133,11 +136,6 @@ HARROW_INLINE I DotI8(I acc, UnitI8 w, I x) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
   return acc;
 }
-// Lane by lane acc + 128 * the sum of a cell, for the first `cells` cells at p.
-HARROW_INLINE I AddOffsets(I acc, const void* p, int cells) {
-  const __mmask16 lanes = static_cast<__mmask16>((1u << cells) - 1);
-  return DotI8(acc, _mm512_set1_epi8(-128), _mm512_maskz_loadu_epi32(lanes, p));
-}
 // The two inputs of each bf16 cell as float32.
 HARROW_INLINE F EvenBf16(Unit w) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
@@ -246,6 +244,19 @@ HARROW_INLINE XTile LoadXTile(const void* p) {
 HARROW_INLINE __m512i SignedCodes(const void* p) {
   return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(-128));
 }
+// Signed codes as the signed factor: x is kU8 then, and sums are too large by 128 times the codes
+// of a cell, the same for all tokens.
+using SignedI8 = __m512i;
+HARROW_INLINE SignedI8 LoadSignedI8(const void* p) {
+  return SignedCodes(p);
+}
+HARROW_INLINE I DotSignedI8(I acc, SignedI8 w, I x) {
+  return DotI8(acc, x, w);
+}
+// acc + what DotSignedI8 adds too much.
+HARROW_INLINE I AddSignedOffset(I acc, SignedI8 w) {
+  return DotI8(acc, _mm512_set1_epi8(-128), w);
+}
 // acc + x . w of a step: 64 indices below 128, then 64 codes, four to a row.
 HARROW_INLINE I DotIndexed(I acc, const XTile& x, const std::byte* step) {
   const __m512i found = _mm512_permutex2var_epi8(x.low, _mm512_loadu_si512(step), x.high);
@@ -253,7 +264,7 @@ HARROW_INLINE I DotIndexed(I acc, const XTile& x, const std::byte* step) {
 }
 // acc + what DotIndexed adds too much.
 HARROW_INLINE I AddIndexedOffset(I acc, const std::byte* step) {
-  return DotI8(acc, _mm512_set1_epi8(-128), SignedCodes(step + 64));
+  return AddSignedOffset(acc, SignedCodes(step + 64));
 }
 
 // Appends first + i for each bit i; returns the end. Writes up to 64 bytes more.
@@ -283,6 +294,55 @@ HARROW_INLINE void CompressInputs(const std::byte* x, uint32_t bits, std::byte* 
     _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(low, _mm512_loadu_si512(x)));
     out += 4 * __builtin_popcount(low);
     _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(high, _mm512_loadu_si512(x + 64)));
+  }
+}
+// The cells of 16 * kVectors tokens from those tokens of two inputs of 2 bytes at a and b.
+template <int kVectors>
+HARROW_INLINE void InterleaveWords(const std::byte* a, const std::byte* b, std::byte* out) {
+  const __m512i even_odd =
+      _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
+                       37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  if constexpr (kVectors == 1) {
+    const __m512i low =
+        _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a)));
+    const __m512i high =
+        _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)));
+    _mm512_storeu_si512(out, _mm512_permutex2var_epi16(low, even_odd, high));
+  } else {
+    const __m512i low = _mm512_loadu_si512(a);
+    const __m512i high = _mm512_loadu_si512(b);
+    const __m512i later = _mm512_add_epi16(even_odd, _mm512_set1_epi16(16));
+    _mm512_storeu_si512(out, _mm512_permutex2var_epi16(low, even_odd, high));
+    _mm512_storeu_si512(out + 64, _mm512_permutex2var_epi16(low, later, high));
+  }
+}
+// Of four inputs of a byte.
+template <int kVectors>
+HARROW_INLINE void InterleaveBytes(const std::byte* a, const std::byte* b, const std::byte* c,
+                                   const std::byte* d, std::byte* out) {
+  // Byte t of each of four 16-byte lanes.
+  const __m512i of_lanes =
+      _mm512_set_epi32(0x3f2f1f0f, 0x3e2e1e0e, 0x3d2d1d0d, 0x3c2c1c0c, 0x3b2b1b0b, 0x3a2a1a0a,
+                       0x39291909, 0x38281808, 0x37271707, 0x36261606, 0x35251505, 0x34241404,
+                       0x33231303, 0x32221202, 0x31211101, 0x30201000);
+  if constexpr (kVectors == 1) {
+    __m512i all = _mm512_zextsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a)));
+    all = _mm512_inserti32x4(all, _mm_loadu_si128(reinterpret_cast<const __m128i*>(b)), 1);
+    all = _mm512_inserti32x4(all, _mm_loadu_si128(reinterpret_cast<const __m128i*>(c)), 2);
+    all = _mm512_inserti32x4(all, _mm_loadu_si128(reinterpret_cast<const __m128i*>(d)), 3);
+    _mm512_storeu_si512(out, _mm512_permutexvar_epi8(of_lanes, all));
+  } else {
+    // a and b in one register, c and d in another: byte 32 * i + t of 128.
+    const __m512i first = _mm512_inserti64x4(
+        _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a))),
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)), 1);
+    const __m512i second = _mm512_inserti64x4(
+        _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(c))),
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(d)), 1);
+    const __m512i of_halves = _mm512_add_epi8(of_lanes, _mm512_set1_epi32(0x30201000));
+    const __m512i later = _mm512_add_epi8(of_halves, _mm512_set1_epi8(16));
+    _mm512_storeu_si512(out, _mm512_permutex2var_epi8(first, of_halves, second));
+    _mm512_storeu_si512(out + 64, _mm512_permutex2var_epi8(first, later, second));
   }
 }
 // 4-bit codes: 16 * code of each lane shows through; 16 * 8 without zero points.
