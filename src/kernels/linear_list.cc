@@ -95,7 +95,7 @@ bool PlainMask(const WeightSpec& spec) {
       HARROW_ENTRY(tier, isa, "nm_i8", kNm, kI8, LinearPanelI8X, LinearNmI8),                   \
       HARROW_ENTRY(tier, isa, "nm_i4", kNm, kI4, LinearPanelI8X, LinearNmI4),                   \
       HARROW_ENTRY(tier, isa, "nm_u4", kNm, kU4, LinearPanelI8X, LinearNmU4),                   \
-      HARROW_ENTRY(tier, isa, "block_bf16", kBlock, kBf16, LinearBf16X, LinearBlockBf16),       \
+      HARROW_ENTRY(tier, isa, "block_bf16", kBlock, kBf16, LinearBlockBf16X, LinearBlockBf16),  \
       HARROW_ENTRY(tier, isa, "block_i8", kBlock, kI8, LinearI8X, LinearBlockI8),               \
       HARROW_ENTRY(tier, isa, "index_i8", kIndex, kI8, LinearIndexX, LinearIndexI8), {          \
     "linear.weight_only." #tier, isa, QuantizedPanels, tier::LinearWeightOnlyX,                 \

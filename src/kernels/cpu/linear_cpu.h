@@ -8,6 +8,7 @@
   namespace harrow::tier {                                      \
   XFormat LinearDenseX(const WeightSpec& spec, int64_t m);      \
   XFormat LinearBf16X(const WeightSpec& spec, int64_t m);       \
+  XFormat LinearBlockBf16X(const WeightSpec& spec, int64_t m);  \
   XFormat LinearI8X(const WeightSpec& spec, int64_t m);         \
   XFormat LinearPanelI8X(const WeightSpec& spec, int64_t m);    \
   void LinearDenseF32(const LinearTask& task) noexcept;         \

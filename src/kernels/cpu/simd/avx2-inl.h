@@ -20,10 +20,12 @@ struct UnitI8 {
 constexpr int kMicroPanels = 1;
 constexpr int kMicroTokens = 4;
 constexpr int kMicroTokensI8 = 4;
-constexpr int kFewMicroTokensI8 = 4;
 constexpr bool kFloatSumsStay = false;
 constexpr int kFusedTokens = 4;
+constexpr int kPanelTokens = 4;
 constexpr int kRowTokens = 4;
+constexpr int kRowBlockTokens = 4;
+constexpr int kMaxRowTokens = 4;
 constexpr int kSkipSets = 1;
 constexpr int kAttentionSums = 4;
 constexpr int Partials(int tokens) {
@@ -142,6 +144,9 @@ HARROW_INLINE __m256i DotHalf(__m256i acc, __m256i w, __m256i x) {
 }
 HARROW_INLINE I DotI8(I acc, UnitI8 w, I x) {
   return {DotHalf(acc.a, w.a, x.a), DotHalf(acc.b, w.b, x.b)};
+}
+HARROW_INLINE I DotCell(I acc, UnitI8 w, const std::byte* x) {
+  return DotI8(acc, w, BroadcastI(x));
 }
 // Byte i of each cell, as DotI8 sees it.
 HARROW_INLINE F LaneByte(UnitI8 w, int i) {
