@@ -23,7 +23,8 @@ enum class XElement : uint8_t {
 
 enum class XLayout : uint8_t {
   kReference,  // float32 [m][k]; kI8: the integers as floats, and scales [m][groups]
-  kRows,       // [chunk of 64 bytes along k][m][64 bytes]; the last chunk is zero padded
+  kRows,       // per token block (all of them, if block_tokens is 0): [chunk of 64 bytes along k]
+               // [tokens of the block][64 bytes]; the last chunk is zero padded
   kCells,      // per token block: [cell of 4 bytes along k][tokens of the block]; k is zero padded
                // to a multiple of 32. kI8: scales and corrections [group][tokens of the block]
   kTiles,      // kCells with all blocks but the last full, and that padded to BlockStride()
@@ -34,7 +35,7 @@ struct XFormat {
   XElement element = XElement::kF32;
   XLayout layout = XLayout::kReference;
   int32_t group = 0;         // kI8: inputs that share a scale
-  int32_t block_tokens = 0;  // kCells, kTiles, kInputs: the most tokens of a block
+  int32_t block_tokens = 0;  // kRows, kCells, kTiles, kInputs: the most tokens of a block
 
   bool operator==(const XFormat&) const = default;
 };

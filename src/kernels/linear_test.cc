@@ -143,7 +143,8 @@ INSTANTIATE_TEST_SUITE_P(Listed, LinearKernelTest, ::testing::ValuesIn(ListLinea
                          });
 
 constexpr int64_t kTails[] = {1, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 129, 300};
-constexpr int64_t kTokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 24, 25, 33, 64, 85};
+constexpr int64_t kTokens[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
+                               12, 13, 14, 15, 16, 17, 24, 25, 33, 64, 85};
 constexpr double kDensities[] = {0, 0.1, 0.5, 0.9, 1};
 
 int64_t WholeGroups(const WeightSpec& spec, int64_t cols) {
@@ -184,7 +185,7 @@ TEST_P(LinearKernelTest, ThreadsDoNotChangeABit) {
     const int64_t cols = 384;
     const std::vector<float> w = RandomWeight(spec, 200, cols, 0.4, &rng);
     const LinearWeight weight = PackWeight(spec, 200, cols, w.data()).value();
-    for (const int64_t m : {1, 5, 30}) {
+    for (const int64_t m : {1, 5, 11, 30}) {
       const std::vector<float> x = RandomX(m * cols, &rng);
       const std::vector<float> one = RunLinear(weight, x, m, 1);
       for (const int threads : {2, 3}) {

@@ -57,6 +57,115 @@ void RowsKernel(const LinearTask& task) noexcept {
     OneRow<Math, Loader, T>(task, row, row_bytes);
 }
 
+// ---- row-major weights, some tokens
+//
+// From 5 tokens on x costs more loads than W unless several rows share it, and the stream of W must
+// not wait for the arithmetic. Blocks of rows take T tokens at a time; a group of kGroupRows stays
+// in second-level cache for all token blocks, each of which asks for its share of the next group.
+
+constexpr int64_t kGroupRows = 12;  // a multiple of all BlockRows()
+constexpr int BlockRows(int tokens) {
+  return tokens <= 6 ? 4 : 3;
+}
+
+template <class Math, int R, int... r>
+HARROW_INLINE void StepToken(F* acc, const F* w, F x, Ints<r...>) {
+  ((acc[r] = Math::Step(acc[r], w[r], x)), ...);
+}
+// A chunk of R rows, w[r], for all tokens; acc[t * R + r].
+template <class Math, int R, int... t>
+HARROW_INLINE void StepChunk(F* acc, const F* w, const std::byte* x, Ints<t...>) {
+  (StepToken<Math, R>(acc + t * R, w, LoadF(x + 64 * t), Count<R>()), ...);
+}
+template <class Loader, int... r>
+HARROW_INLINE void LoadChunk(F* out, const std::byte* w, int64_t row_bytes, Ints<r...>) {
+  ((out[r] = Loader::Load(w + r * row_bytes)), ...);
+}
+template <class Loader, int... r>
+HARROW_INLINE void LoadRests(F* out, const std::byte* w, int64_t row_bytes, int64_t rest,
+                             Ints<r...>) {
+  ((out[r] = LoadRest<Loader>(w + r * row_bytes, rest)), ...);
+}
+template <int... r>
+HARROW_INLINE void FetchRows(const std::byte* w, int64_t row_bytes, Ints<r...>) {
+  (__builtin_prefetch(w + r * row_bytes, 0, 2), ...);
+}
+template <int R, int... i>
+HARROW_INLINE void StoreRowBlock(float* y, int64_t y_stride, const F* acc, Ints<i...>) {
+  ((y[i / R * y_stride + i % R] = Sum(acc[i])), ...);
+}
+
+// R rows times T tokens from `token` on. Of every two chunks it asks for those `ahead` on.
+template <class Math, class Loader, int R, int T>
+HARROW_INLINE void RowBlock(const LinearTask& task, int64_t row, int64_t row_bytes, int64_t token,
+                            const int64_t* ahead) {
+  const std::byte* w = task.weight->data.data() + row * row_bytes;
+  const std::byte* x = task.x->values + token * task.x->units * 64;
+  F acc[R * T];
+  F chunk[R];
+  Clear(acc, ZeroF(), Count<R * T>());
+  int64_t left = row_bytes;
+  for (; left >= 2 * Loader::kBytes; left -= 2 * Loader::kBytes) {
+    LoadChunk<Loader>(chunk, w, row_bytes, Count<R>());
+    FetchRows(w + ahead[0], row_bytes, Count<R>());
+    StepChunk<Math, R>(acc, chunk, x, Count<T>());
+    LoadChunk<Loader>(chunk, w + Loader::kBytes, row_bytes, Count<R>());
+    FetchRows(w + ahead[1], row_bytes, Count<R>());
+    StepChunk<Math, R>(acc, chunk, x + 64 * T, Count<T>());
+    w += 2 * Loader::kBytes;
+    x += 2 * 64 * T;
+  }
+  if (left >= Loader::kBytes) {
+    LoadChunk<Loader>(chunk, w, row_bytes, Count<R>());
+    StepChunk<Math, R>(acc, chunk, x, Count<T>());
+    w += Loader::kBytes;
+    x += 64 * T;
+    left -= Loader::kBytes;
+  }
+  if (left > 0) {
+    LoadRests<Loader>(chunk, w, row_bytes, left, Count<R>());
+    StepChunk<Math, R>(acc, chunk, x, Count<T>());
+  }
+  StoreRowBlock<R>(task.y + token * task.y_stride + row, task.y_stride, acc, Count<R * T>());
+}
+
+// Rows [begin, end) times T tokens from `token` on.
+template <class Math, class Loader, int T>
+void RowsTokens(const LinearTask& task, int64_t begin, int64_t end, int64_t row_bytes,
+                int64_t token, const int64_t* ahead) noexcept {
+  int64_t row = begin;
+  for (; row + BlockRows(T) <= end; row += BlockRows(T))
+    RowBlock<Math, Loader, BlockRows(T), T>(task, row, row_bytes, token, ahead);
+  for (; row < end; ++row)
+    RowBlock<Math, Loader, 1, T>(task, row, row_bytes, token, ahead);
+}
+
+template <class Math, class Loader, int... kTokens>
+HARROW_INLINE auto RowsTokensOf(int64_t tokens, std::integer_sequence<int, kTokens...>) {
+  using Fn =
+      void (*)(const LinearTask&, int64_t, int64_t, int64_t, int64_t, const int64_t*) noexcept;
+  static constexpr Fn kTable[] = {&RowsTokens<Math, Loader, kTokens + 1>...};
+  return kTable[tokens - 1];
+}
+
+template <class Math, class Loader>
+HARROW_INLINE void RowGroups(const LinearTask& task) {
+  const PackedX& x = *task.x;
+  const int64_t row_bytes = static_cast<int64_t>(task.weight->data.size()) / task.weight->rows;
+  const int64_t group_bytes = kGroupRows * row_bytes;
+  const int64_t distance = (kFetchDistance + group_bytes - 1) / group_bytes * group_bytes;
+  for (int64_t row = task.row_begin; row < task.row_end; row += kGroupRows) {
+    const int64_t end = row + kGroupRows < task.row_end ? row + kGroupRows : task.row_end;
+    for (int64_t b = 0; b < x.blocks; ++b) {
+      const int64_t token = x.BlockBegin(b);
+      const int64_t ahead[2] = {distance + (b == 0 ? 0 : Loader::kBytes),
+                                distance + (b == x.blocks - 1 ? Loader::kBytes : 0)};
+      RowsTokensOf<Math, Loader>(x.BlockBegin(b + 1) - token, Count<kRowBlockTokens>())(
+          task, row, end, row_bytes, token, ahead);
+    }
+  }
+}
+
 // ---- panels, few tokens
 
 template <int R, int... t>
@@ -65,7 +174,7 @@ HARROW_INLINE void StepUnit(F* acc, int r, Unit w, const std::byte* x, Ints<t...
 }
 template <int R, int... t>
 HARROW_INLINE void StepUnit(I* acc, int r, UnitI8 w, const std::byte* x, Ints<t...>) {
-  ((acc[t * R + r] = DotI8(acc[t * R + r], w, BroadcastI(x + 4 * t))), ...);
+  ((acc[t * R + r] = DotCell(acc[t * R + r], w, x + 4 * t)), ...);
 }
 // One block; x_bytes is what one unit takes of x.
 template <int T, int R, class V, class Decoder, int... u>

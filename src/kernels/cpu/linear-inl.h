@@ -5,9 +5,10 @@
 // Sums live in arrays that must become registers. Loops over them are therefore written as fold
 // expressions: GCC 12 unrolls nested loops after it has decided which arrays to keep in memory.
 //
-// Five loops do all the work:
+// These loops do all the work:
 // - RowsKernel: row-major weights, few tokens. One stream of weights a thread; x comes from cache.
-// - Fused*: panel weights, few tokens. A decoder yields units straight into registers.
+// - RowGroups: the same, up to kMaxRowTokens. Several rows share what is loaded of x.
+// - Fused*: panel weights, up to kPanelTokens. A decoder yields units straight into registers.
 // - Expanded*: many tokens. A pair of panels is expanded, kExpandUnits cells at a time, into
 //   first-level cache, and one micro-kernel runs over all token blocks, whatever the format was.
 // - Skip*: very sparse panel weights, many tokens. Only cells with a non-zero are visited.
@@ -142,7 +143,7 @@ HARROW_INLINE TaskFn FusedI8Of(int64_t tokens, std::integer_sequence<int, kToken
   return kTable[tokens - 1];
 }
 using RowTokens = std::make_integer_sequence<int, kRowTokens>;
-using FusedTokens = std::make_integer_sequence<int, kFusedTokens>;
+using PanelTokens = std::make_integer_sequence<int, kPanelTokens>;
 
 XFormat CellsX(XElement element, int32_t group, int64_t m, int few_tokens,
                int many_tokens = kMicroTokens) {
@@ -157,18 +158,19 @@ XFormat CellsX(XElement element, int32_t group, int64_t m, int few_tokens,
 XFormat LinearDenseX(const WeightSpec& spec, int64_t m) {
   XFormat format;
   format.element = spec.values == ValueType::kBf16 ? MathBf16::kElement : XElement::kF32;
-  if (m > kRowTokens) return CellsX(format.element, 0, m, 0);
+  if (m > kMaxRowTokens) return CellsX(format.element, 0, m, 0);
   format.layout = XLayout::kRows;
+  if (m > kRowTokens) format.block_tokens = kRowBlockTokens;
   return format;
 }
 
 XFormat LinearBf16X(const WeightSpec&, int64_t m) {
-  return CellsX(MathBf16::kElement, 0, m, kFusedTokens);
+  return CellsX(MathBf16::kElement, 0, m, kPanelTokens);
 }
 
 XFormat LinearPanelI8X(const WeightSpec& spec, int64_t m) {
-  return CellsX(XElement::kI8, static_cast<int32_t>(ActivationGroup(spec.group)), m, kFusedTokens,
-                m <= 2 * kFewMicroTokensI8 ? kFewMicroTokensI8 : kMicroTokensI8);
+  return CellsX(XElement::kI8, static_cast<int32_t>(ActivationGroup(spec.group)), m, kPanelTokens,
+                kMicroTokensI8);
 }
 
 XFormat SkipX(XElement element, int32_t group) {
@@ -189,11 +191,11 @@ XFormat LinearSkipI8X(const WeightSpec& spec, int64_t) {
 
 template <class Math, class Loader>
 HARROW_INLINE void DenseRun(const LinearTask& task) {
-  if (task.x->m <= kRowTokens) {
-    RowsOf<Math, Loader>(task.x->m, RowTokens())(task);
-  } else {
-    Expanded<Math, RowsExpander<Loader>>(task);
+  if (task.x->m <= kRowTokens) return RowsOf<Math, Loader>(task.x->m, RowTokens())(task);
+  if constexpr (kMaxRowTokens > kRowTokens) {
+    if (task.x->m <= kMaxRowTokens) return RowGroups<Math, Loader>(task);
   }
+  Expanded<Math, RowsExpander<Loader>>(task);
 }
 void LinearDenseF32(const LinearTask& task) noexcept {
   DenseRun<MathF32, RawLoader>(task);
@@ -207,8 +209,8 @@ void LinearDenseBf16(const LinearTask& task) noexcept {
 
 template <class Decoder>
 HARROW_INLINE void PanelBf16Run(const LinearTask& task) {
-  if (task.x->m <= kFusedTokens) {
-    FusedBf16Of<Decoder>(task.x->m, FusedTokens())(task);
+  if (task.x->m <= kPanelTokens) {
+    FusedBf16Of<Decoder>(task.x->m, PanelTokens())(task);
   } else {
     Expanded<MathBf16, PanelExpander<Decoder>>(task);
   }
@@ -226,8 +228,8 @@ void LinearNmBf16(const LinearTask& task) noexcept {
 
 template <class Decoder>
 HARROW_INLINE void PanelI8Run(const LinearTask& task) {
-  if (task.x->m <= kFusedTokens) {
-    FusedI8Of<Decoder>(task.x->m, FusedTokens())(task);
+  if (task.x->m <= kPanelTokens) {
+    FusedI8Of<Decoder>(task.x->m, PanelTokens())(task);
   } else {
     ExpandedI8<Decoder>(task);
   }

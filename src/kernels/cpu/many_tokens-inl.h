@@ -168,7 +168,7 @@ HARROW_INLINE MicroI8Fn MicroI8Of(int64_t tokens, std::integer_sequence<int, kTo
   return kTable[tokens - 1];
 }
 using MicroTokens = std::make_integer_sequence<int, kMicroTokens>;
-using MicroTokensI8 = std::make_integer_sequence<int, kFewMicroTokensI8>;
+using MicroTokensI8 = std::make_integer_sequence<int, kMicroTokensI8>;
 
 // Copies the finished tile of `lanes` rows from `row` on to y.
 HARROW_INLINE void StoreTile(const LinearTask& task, const float* tile, int64_t row,

@@ -20,12 +20,13 @@ struct UnitI8 {
 constexpr int kMicroPanels = 1;
 constexpr int kMicroTokens = 4;
 constexpr int kMicroTokensI8 = 4;
-constexpr int kFewMicroTokensI8 = 4;
 constexpr bool kFloatSumsStay = false;
-constexpr int kFusedTokens = 4;
+constexpr int kPanelTokens = 4;
 constexpr int kRowTokens = 4;
 constexpr int kBlockTokens = 4;
 constexpr int kBlockTokensI8 = 4;
+constexpr int kRowBlockTokens = 4;
+constexpr int kMaxRowTokens = 4;
 constexpr int kSkipSets = 1;
 constexpr int kAttentionSums = 4;
 constexpr int Partials(int tokens) {
@@ -154,6 +155,9 @@ HARROW_INLINE I DotSignedI8(I acc, SignedI8 w, I x) {
 }
 HARROW_INLINE I AddSignedOffset(I acc, SignedI8) {
   return acc;
+}
+HARROW_INLINE I DotCell(I acc, UnitI8 w, const std::byte* x) {
+  return DotI8(acc, w, BroadcastI(x));
 }
 // Byte i of each cell, as DotI8 sees it.
 HARROW_INLINE F LaneByte(UnitI8 w, int i) {

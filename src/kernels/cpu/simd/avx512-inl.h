@@ -11,16 +11,19 @@ using UnitI8 = __m512i;  // 64 codes q + 128: what vpdpbusd takes
 // Shapes of register blocks. Micro-kernel: 2 panels x 12 tokens = 24 of 32 registers.
 constexpr int kMicroPanels = 2;
 constexpr int kMicroTokens = 12;
-// int8: 2 panels x 6 tokens, once as integers and once as floats; 8 where a second pass over the
-// weights would cost more than keeping the floats in memory.
+// int8: 2 panels x 6 tokens, once as integers and once as floats.
 constexpr int kMicroTokensI8 = 6;
-constexpr int kFewMicroTokensI8 = 8;
 constexpr bool kFloatSumsStay = true;
-constexpr int kFusedTokens = 4;
+// Units go straight into the products of up to 16 tokens: 16 sums, and where there are as many
+// float results the compiler keeps half of those in memory, where a group finds them again.
+constexpr int kPanelTokens = 16;
 constexpr int kRowTokens = 4;
 // Block weights: 1 panel x 24 tokens; int8 12 twice.
 constexpr int kBlockTokens = 24;
 constexpr int kBlockTokensI8 = 12;
+// Row-major weights: 3 rows x 8 tokens = 24 sums; up to two such blocks of tokens.
+constexpr int kRowBlockTokens = 8;
+constexpr int kMaxRowTokens = 16;
 // Sums of 64 tokens that skip_cells-inl.h keeps side by side.
 constexpr int kSkipSets = 4;
 // Vectors of sums of an attention kernel's register block: 4 keys' for 6 queries.
@@ -134,6 +137,14 @@ HARROW_INLINE F LaneByte(UnitI8 w, int i) {
 // acc + w . x along each cell; x is one token's cell, the same for all rows.
 HARROW_INLINE I DotI8(I acc, UnitI8 w, I x) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
+  return acc;
+}
+// The same; x is in memory, and comes with the instruction.
+HARROW_INLINE I DotCell(I acc, UnitI8 w, const std::byte* x) {
+  using Cell __attribute__((may_alias, aligned(1))) = int32_t;
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+          : "+v"(acc)
+          : "v"(w), "m"(*reinterpret_cast<const Cell*>(x)));
   return acc;
 }
 // The two inputs of each bf16 cell as float32.
