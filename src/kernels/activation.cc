@@ -54,6 +54,27 @@ int64_t ElementBytes(const XFormat& format) {
   }
 }
 
+// [tokens][row_bytes] to [row_bytes / kBytes][stride] elements of kBytes, tokens from `tokens` on
+// zero. A line of each token at a time: rows are often a power of two apart, where few of their
+// lines fit into the cache together.
+template <int64_t kBytes>
+void Interleave(const std::byte* rows, int64_t tokens, int64_t row_bytes, int64_t stride,
+                std::byte* out) {
+  for (int64_t first = 0; first < row_bytes; first += 64) {
+    const int64_t end = std::min<int64_t>(first + 64, row_bytes);
+    for (int64_t t = 0; t < stride; ++t) {
+      for (int64_t i = first; i < end; i += kBytes) {
+        std::byte* to = out + i * stride + t * kBytes;
+        if (t < tokens) {
+          std::memcpy(to, rows + t * row_bytes + i, kBytes);
+        } else {
+          std::memset(to, 0, kBytes);
+        }
+      }
+    }
+  }
+}
+
 bool IsQuantized(const XFormat& format) {
   return format.element == XElement::kI8 || format.element == XElement::kU8;
 }
@@ -172,20 +193,10 @@ void PackedXBuffer::PackBlock(const RoundingOps& ops, const float* x, int64_t x_
         std::memcpy(values, rows.data() + t * row_bytes + 64 * u, 64);
     }
   } else {
-    // A line of each token at a time: rows are often a power of two apart, where few of their lines
-    // fit into the cache together.
-    for (int64_t first = 0; first < p.units; first += 16) {
-      const int64_t end = std::min<int64_t>(first + 16, p.units);
-      for (int64_t t = 0; t < stride; ++t) {
-        for (int64_t u = first; u < end; ++u) {
-          std::byte* to = values + (u * stride + t) * 4;
-          if (t < tokens) {
-            std::memcpy(to, rows.data() + t * row_bytes + 4 * u, 4);
-          } else {
-            std::memset(to, 0, 4);
-          }
-        }
-      }
+    if (p.format.layout == XLayout::kInputTiles) {
+      Interleave<2>(rows.data(), tokens, row_bytes, stride, values);
+    } else {
+      Interleave<4>(rows.data(), tokens, row_bytes, stride, values);
     }
     // What pads a tile must not be an outlier of another call.
     for (int64_t g = 0; g < p.groups; ++g)

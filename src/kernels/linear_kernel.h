@@ -22,19 +22,21 @@ enum class XElement : uint8_t {
 };
 
 enum class XLayout : uint8_t {
-  kReference,  // float32 [m][k]; kI8: the integers as floats, and scales [m][groups]
-  kRows,       // [chunk of 64 bytes along k][m][64 bytes]; the last chunk is zero padded
-  kCells,      // per token block: [cell of 4 bytes along k][tokens of the block]; k is zero padded
-               // to a multiple of 32. kI8: scales and corrections [group][tokens of the block]
-  kTiles,      // kCells with all blocks but the last full, and that padded to BlockStride()
+  kReference,   // float32 [m][k]; kI8: the integers as floats, and scales [m][groups]
+  kRows,        // [chunk of 64 bytes along k][m][64 bytes]; the last chunk is zero padded
+  kCells,       // per token block: [cell of 4 bytes along k][tokens of the block]; k is zero padded
+                // to a multiple of 32. kI8: scales and corrections [group][tokens of the block]
+  kTiles,       // kCells with all blocks but the last full, and that padded to BlockStride()
+  kInputTiles,  // kTiles of single inputs of 2 bytes: [input][tokens of the block]
 };
 
 struct XFormat {
   XElement element = XElement::kF32;
   XLayout layout = XLayout::kReference;
   int32_t group = 0;         // kI8: inputs that share a scale
-  int32_t block_tokens = 0;  // kCells, kTiles: the most tokens a block may have
+  int32_t block_tokens = 0;  // kCells and tiles: the most tokens a block may have
 
+  bool tiles() const { return layout == XLayout::kTiles || layout == XLayout::kInputTiles; }
   bool operator==(const XFormat&) const = default;
 };
 
@@ -54,13 +56,14 @@ struct PackedX {
   const int32_t* corrections = nullptr;  // kI8: -128 * sum of the group's integers
 
   int64_t BlockBegin(int64_t b) const {
-    if (format.layout != XLayout::kTiles) return b * m / blocks;
+    if (!format.tiles()) return b * m / blocks;
     return b < blocks ? b * format.block_tokens : m;
   }
-  // Tokens that the layout gives to block b: of kTiles a multiple of 16.
+  // Tokens that the layout gives to block b: whole vectors of 64 bytes of tiles.
   int64_t BlockStride(int64_t b) const {
     const int64_t tokens = BlockBegin(b + 1) - BlockBegin(b);
-    return format.layout == XLayout::kTiles ? (tokens + 15) / 16 * 16 : tokens;
+    const int64_t vector = format.layout == XLayout::kInputTiles ? 32 : 16;
+    return format.tiles() ? (tokens + vector - 1) / vector * vector : tokens;
   }
 };
 

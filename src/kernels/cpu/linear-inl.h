@@ -10,7 +10,8 @@
 // - Fused*: panel weights, few tokens. A decoder yields units straight into registers.
 // - Expanded*: many tokens. A pair of panels is expanded, kExpandUnits cells at a time, into
 //   first-level cache, and one micro-kernel runs over all token blocks, whatever the format was.
-// - Skip*: very sparse panel weights, many tokens. Only cells with a non-zero are visited.
+// - Skip*: very sparse panel weights, many tokens. Only cells with a non-zero are visited, or only
+//   non-zeros.
 // - Blocks*: block weights, any number of tokens. Only stored units are visited.
 // - IndexPanel: weights with an index each, any number of tokens. Each step looks its x up.
 // Quantized weights whose activations stay BF16 take the third (weight_only-inl.h).
@@ -118,6 +119,8 @@ HARROW_INLINE void StoreLanes(float* y, F value, int64_t lanes) {
 //
 #include "kernels/cpu/skip_cells-inl.h"
 //
+#include "kernels/cpu/skip_pairs-inl.h"
+//
 #include "kernels/cpu/blocks-inl.h"
 //
 #include "kernels/cpu/index-inl.h"
@@ -184,7 +187,9 @@ XFormat SkipX(XElement element, int32_t group) {
   return format;
 }
 XFormat LinearSkipBf16X(const WeightSpec&, int64_t) {
-  return SkipX(MathBf16::kElement, 0);
+  XFormat format = SkipX(MathBf16::kElement, 0);
+  if (kSkipsPairs) format.layout = XLayout::kInputTiles;
+  return format;
 }
 XFormat LinearSkipI8X(const WeightSpec& spec, int64_t) {
   return SkipX(kOffsetWeights ? XElement::kU8 : XElement::kI8,
@@ -276,7 +281,7 @@ void LinearBlockI8(const LinearTask& task) noexcept {
 }
 
 void LinearSkipBitmaskBf16(const LinearTask& task) noexcept {
-  SkipCellsRun<SkipBf16<MaskedBf16<false>>>(task);
+  SkipCellsRun<SkipBf16Of<MaskedBf16<false>>>(task);
 }
 void LinearSkipBitmaskI8(const LinearTask& task) noexcept {
   SkipCellsRun<SkipI8<MaskedI8<false>>>(task);
