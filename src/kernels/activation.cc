@@ -54,22 +54,44 @@ int64_t ElementBytes(const XFormat& format) {
   }
 }
 
-// [tokens][row_bytes] to [row_bytes / kBytes][stride] elements of kBytes, tokens from `tokens` on
-// zero. A line of each token at a time: rows are often a power of two apart, where few of their
-// lines fit into the cache together.
-template <int64_t kBytes>
+// [tokens][row_bytes] to [row_bytes / 4][stride] cells of 4 bytes, tokens from `tokens` on zero. A
+// line of each token at a time: rows are often a power of two apart, where few of their lines fit
+// into the cache together.
 void Interleave(const std::byte* rows, int64_t tokens, int64_t row_bytes, int64_t stride,
                 std::byte* out) {
   for (int64_t first = 0; first < row_bytes; first += 64) {
     const int64_t end = std::min<int64_t>(first + 64, row_bytes);
     for (int64_t t = 0; t < stride; ++t) {
-      for (int64_t i = first; i < end; i += kBytes) {
-        std::byte* to = out + i * stride + t * kBytes;
+      for (int64_t i = first; i < end; i += 4) {
+        std::byte* to = out + i * stride + t * 4;
         if (t < tokens) {
-          std::memcpy(to, rows + t * row_bytes + i, kBytes);
+          std::memcpy(to, rows + t * row_bytes + i, 4);
         } else {
-          std::memset(to, 0, kBytes);
+          std::memset(to, 0, 4);
         }
+      }
+    }
+  }
+}
+// [stride][row_bytes] to [row_bytes / 2][stride] inputs of 2 bytes; `stride` is a multiple of 4,
+// `row_bytes` of 64. 4 tokens of 4 inputs at a time, in 64-bit words.
+void InterleaveTile(const std::byte* rows, int64_t row_bytes, int64_t stride, std::byte* out) {
+  constexpr uint64_t kEven = 0x0000ffff0000ffff;
+  constexpr uint64_t kLow = 0xffffffff;
+  for (int64_t first = 0; first < row_bytes; first += 64) {
+    for (int64_t t = 0; t < stride; t += 4) {
+      for (int64_t i = first; i < first + 64; i += 8) {
+        uint64_t in[4];
+        for (int64_t r = 0; r < 4; ++r)
+          std::memcpy(&in[r], rows + (t + r) * row_bytes + i, 8);
+        const uint64_t even01 = (in[0] & kEven) | (in[1] & kEven) << 16;
+        const uint64_t odd01 = (in[0] >> 16 & kEven) | (in[1] & ~kEven);
+        const uint64_t even23 = (in[2] & kEven) | (in[3] & kEven) << 16;
+        const uint64_t odd23 = (in[2] >> 16 & kEven) | (in[3] & ~kEven);
+        const uint64_t turned[4] = {(even01 & kLow) | even23 << 32, (odd01 & kLow) | odd23 << 32,
+                                    even01 >> 32 | (even23 & ~kLow), odd01 >> 32 | (odd23 & ~kLow)};
+        for (int64_t r = 0; r < 4; ++r)
+          std::memcpy(out + (i + 2 * r) * stride + 2 * t, &turned[r], 8);
       }
     }
   }
@@ -152,7 +174,8 @@ void PackedXBuffer::PackBlock(const RoundingOps& ops, const float* x, int64_t x_
 
   // Each token in input order, zero padded; one after the other in `rows`, then interleaved.
   thread_local std::vector<std::byte> rows;
-  rows.assign(static_cast<size_t>(reference ? row_bytes : tokens * row_bytes), std::byte{0});
+  const int64_t held = p.format.layout == XLayout::kInputTiles ? stride : tokens;
+  rows.assign(static_cast<size_t>(reference ? row_bytes : held * row_bytes), std::byte{0});
   for (int64_t t = 0; t < tokens; ++t) {
     const float* from = x + (begin + t) * x_stride;
     std::byte* row = reference ? values + t * row_bytes : rows.data() + t * row_bytes;
@@ -194,9 +217,9 @@ void PackedXBuffer::PackBlock(const RoundingOps& ops, const float* x, int64_t x_
     }
   } else {
     if (p.format.layout == XLayout::kInputTiles) {
-      Interleave<2>(rows.data(), tokens, row_bytes, stride, values);
+      InterleaveTile(rows.data(), row_bytes, stride, values);
     } else {
-      Interleave<4>(rows.data(), tokens, row_bytes, stride, values);
+      Interleave(rows.data(), tokens, row_bytes, stride, values);
     }
     // What pads a tile must not be an outlier of another call.
     for (int64_t g = 0; g < p.groups; ++g)

@@ -297,22 +297,30 @@ struct SkipI8 : SkipCellLists {
   }
 };
 
-// The finished sums of a panel's `lanes` rows, [16][kSkipTile], for x's tokens [begin, end) in
-// `slots` of them.
+// The finished sums of a tile's `rows` rows from `row` on, for x's tokens [begin, end) in `slots`
+// of them. All rows of 16 tokens, then the next tokens, whose lines of y are fetched meanwhile: 64
+// bytes here and there are what memory is slowest at.
 template <class Kind>
 HARROW_INLINE void StoreSkipped(const LinearTask& task, const float* sums, int64_t row,
-                                int64_t lanes, int64_t begin, int64_t end, int64_t slots) {
+                                int64_t rows, int64_t begin, int64_t end, int64_t slots) {
   for (int64_t slot = 0; slot < slots; slot += kPanelRows) {
-    const std::byte* rows[kPanelRows];
-    for (int64_t r = 0; r < kPanelRows; ++r)
-      rows[r] = reinterpret_cast<const std::byte*>(sums + r * kSkipTile + slot);
-    alignas(64) float turned[kPanelRows][kPanelRows];
-    TransposeToUnits<RawLoader>(rows, reinterpret_cast<std::byte*>(turned));
-    for (int64_t i = 0; i < kPanelRows; ++i) {
-      const int64_t token = begin + Kind::TokenOfSlot(slot + i);
-      if (token >= end) continue;
-      __builtin_memcpy(task.y + token * task.y_stride + row, turned[i],
-                       static_cast<size_t>(lanes) * sizeof(float));
+    for (int64_t first = 0; first < rows; first += kPanelRows) {
+      const size_t lanes =
+          static_cast<size_t>(rows - first < kPanelRows ? rows - first : kPanelRows);
+      float* y = task.y + row + first;
+      const std::byte* from[kPanelRows];
+      for (int64_t i = 0; i < kPanelRows; ++i) {
+        from[i] = reinterpret_cast<const std::byte*>(sums + (first + i) * kSkipTile + slot);
+        const int64_t next = begin + slot + kPanelRows + i;
+        if (next < end) __builtin_prefetch(y + next * task.y_stride, 1, 3);
+      }
+      alignas(64) float turned[kPanelRows][kPanelRows];
+      TransposeToUnits<RawLoader>(from, reinterpret_cast<std::byte*>(turned));
+      for (int64_t i = 0; i < kPanelRows; ++i) {
+        const int64_t token = begin + Kind::TokenOfSlot(slot + i);
+        if (token >= end) continue;
+        __builtin_memcpy(y + token * task.y_stride, turned[i], lanes * sizeof(float));
+      }
     }
   }
 }
@@ -368,13 +376,9 @@ void SkipCellsRun(const LinearTask& task) noexcept {
         group += groups;
       }
       for (int64_t tile = first_tile; tile < last_tile; ++tile) {
-        for (int64_t p = 0; p < panels; ++p) {
-          const int64_t begin = row + p * kPanelRows;
-          const int64_t lanes =
-              task.row_end - begin < kPanelRows ? task.row_end - begin : kPanelRows;
-          StoreSkipped<Kind>(task, scratch.sums[tile - first_tile][p * kPanelRows], begin, lanes,
-                             x.BlockBegin(tile), x.BlockBegin(tile + 1), x.BlockStride(tile));
-        }
+        const int64_t rows = task.row_end - row < kSkipRows ? task.row_end - row : kSkipRows;
+        StoreSkipped<Kind>(task, scratch.sums[tile - first_tile][0], row, rows, x.BlockBegin(tile),
+                           x.BlockBegin(tile + 1), x.BlockStride(tile));
       }
     }
   }

@@ -12,7 +12,7 @@
 
 constexpr int64_t kSkipInputs = 2 * kSkipUnits;
 // Rows side by side, of nearly the same length: their sums are enough to wait for no product.
-constexpr int64_t kPairRows = 4;
+constexpr int64_t kPairRows = 3;
 // How many entries are written at a time, wanted or not.
 constexpr int64_t kPairPadding = 32;
 
