@@ -81,6 +81,31 @@ void Interleave(const std::byte* rows, int64_t row_bytes, int64_t tokens, int64_
   }
 }
 
+// Interleave<2>, 4 tokens of 4 inputs at a time in 64-bit words; `stride` is a multiple of 4,
+// `row_bytes` of 64, and there are `stride` rows.
+void InterleaveWords(const std::byte* rows, int64_t row_bytes, int64_t /*tokens*/, int64_t stride,
+                     std::byte* out) {
+  constexpr uint64_t kEven = 0x0000ffff0000ffff;
+  constexpr uint64_t kLow = 0xffffffff;
+  for (int64_t first = 0; first < row_bytes; first += 64) {
+    for (int64_t t = 0; t < stride; t += 4) {
+      for (int64_t i = first; i < first + 64; i += 8) {
+        uint64_t in[4];
+        for (int64_t r = 0; r < 4; ++r)
+          std::memcpy(&in[r], rows + (t + r) * row_bytes + i, 8);
+        const uint64_t even01 = (in[0] & kEven) | (in[1] & kEven) << 16;
+        const uint64_t odd01 = (in[0] >> 16 & kEven) | (in[1] & ~kEven);
+        const uint64_t even23 = (in[2] & kEven) | (in[3] & kEven) << 16;
+        const uint64_t odd23 = (in[2] >> 16 & kEven) | (in[3] & ~kEven);
+        const uint64_t turned[4] = {(even01 & kLow) | even23 << 32, (odd01 & kLow) | odd23 << 32,
+                                    even01 >> 32 | (even23 & ~kLow), odd01 >> 32 | (odd23 & ~kLow)};
+        for (int64_t r = 0; r < 4; ++r)
+          std::memcpy(out + (i + 2 * r) * stride + 2 * t, &turned[r], 8);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 QuantizeScale QuantizeScaleOf(int32_t largest_bits) {
@@ -154,7 +179,8 @@ void PackedXBuffer::PackBlock(const RoundingOps& ops, const float* x, int64_t x_
 
   // Each token in input order, zero padded; one after the other in `rows`, then interleaved.
   thread_local std::vector<std::byte> rows;
-  rows.assign(static_cast<size_t>(reference ? row_bytes : tokens * row_bytes), std::byte{0});
+  const int64_t held = p.format.layout == XLayout::kInputs ? stride : tokens;
+  rows.assign(static_cast<size_t>(reference ? row_bytes : held * row_bytes), std::byte{0});
   for (int64_t t = 0; t < tokens; ++t) {
     const float* from = x + (begin + t) * x_stride;
     std::byte* row = reference ? values + t * row_bytes : rows.data() + t * row_bytes;
@@ -198,7 +224,7 @@ void PackedXBuffer::PackBlock(const RoundingOps& ops, const float* x, int64_t x_
     const int64_t item_bytes =
         p.format.layout == XLayout::kInputs ? ElementBytes(p.format) : unit_bytes;
     const auto interleave = item_bytes == 1   ? Interleave<1>
-                            : item_bytes == 2 ? Interleave<2>
+                            : item_bytes == 2 ? InterleaveWords
                                               : Interleave<4>;
     interleave(rows.data(), row_bytes, tokens, stride, values);
     // What pads a tile must not be an outlier of another call.

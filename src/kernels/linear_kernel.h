@@ -34,9 +34,11 @@ enum class XLayout : uint8_t {
 struct XFormat {
   XElement element = XElement::kF32;
   XLayout layout = XLayout::kReference;
-  int32_t group = 0;         // kI8: inputs that share a scale
-  int32_t block_tokens = 0;  // kRows, kCells, kTiles, kInputs: the most tokens of a block
+  int32_t group = 0;           // kI8: inputs that share a scale
+  int32_t block_tokens = 0;    // kRows, kCells, kTiles, kInputs: the most tokens of a block
+  int32_t tile_multiple = 16;  // tiles: the last block is padded to a multiple of so many tokens
 
+  bool tiles() const { return layout == XLayout::kTiles || layout == XLayout::kInputs; }
   bool operator==(const XFormat&) const = default;
 };
 
@@ -55,17 +57,15 @@ struct PackedX {
   const float* scales = nullptr;
   const int32_t* corrections = nullptr;  // kI8: -128 * sum of the group's integers
 
-  bool Tiled() const {
-    return format.layout == XLayout::kTiles || format.layout == XLayout::kInputs;
-  }
   int64_t BlockBegin(int64_t b) const {
-    if (!Tiled()) return b * m / blocks;
+    if (!format.tiles()) return b * m / blocks;
     return b < blocks ? b * format.block_tokens : m;
   }
-  // Tokens that the layout gives to block b: of tiles a multiple of 16.
+  // Tokens that the layout gives to block b.
   int64_t BlockStride(int64_t b) const {
     const int64_t tokens = BlockBegin(b + 1) - BlockBegin(b);
-    return Tiled() ? (tokens + 15) / 16 * 16 : tokens;
+    const int64_t multiple = format.tile_multiple;
+    return format.tiles() ? (tokens + multiple - 1) / multiple * multiple : tokens;
   }
 };
 

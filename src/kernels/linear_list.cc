@@ -31,7 +31,7 @@ bool QuantizedPanels(const WeightSpec& spec) {
 
 // Whether passing over empty cells beats expanding them, from a line through what was measured
 // (decision 041). The unit is what expanded cells of 64 tokens cost; `lists` is the price of the
-// lists, `tile` and `cell` that of 64 tokens as such and of the share of cells with a non-zero.
+// lists, `tile` and `cell` that of 64 tokens as such and of the share of cells that are listed.
 bool SkipPays(double cells, int64_t m, double lists, double tile, double cell) {
   const double tiles = static_cast<double>(m) / 64;
   return m >= 32 && lists + tiles * (tile + cell * cells) < 0.2 + tiles;
@@ -43,9 +43,10 @@ double ShareOfCells(const LinearWeight& weight, int inputs) {
     zeros *= 1 - StoredDensity(weight);
   return 1 - zeros;
 }
+// bf16 with a bf16 dot product: what is listed are non-zeros, not cells.
 bool PairSkipPays(const LinearWeight& weight, int64_t m) {
-  const double cells = ShareOfCells(weight, 2);
-  return SkipPays(cells, m, 0.3 + 1.2 * cells, 0.23, 1.2);
+  const double nonzeros = StoredDensity(weight);
+  return SkipPays(nonzeros, m, 0.35 + 0.5 * nonzeros, 0.15, 1.65);
 }
 bool QuadSkipPays(const LinearWeight& weight, int64_t m) {
   const double cells = ShareOfCells(weight, 4);

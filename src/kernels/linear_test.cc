@@ -246,6 +246,40 @@ TEST_P(LinearKernelTest, NonFiniteActivationsShow) {
   });
 }
 
+// Rows from empty to full beside each other, more rows, inputs and tokens than are listed or
+// multiplied at a time; and x that no weight sees, be it NaN, changes nothing.
+TEST(SkipTest, RowsOfAllLengths) {
+  constexpr int64_t kRows = 150, kCols = 600, kM = 530, kUnseen = 7;
+  for (const LinearKernelInfo& kernel : ListLinearKernels()) {
+    if (!kernel.runs_here || kernel.name.find("_skip") == std::string_view::npos) continue;
+    SCOPED_TRACE(kernel.name);
+    ASSERT_TRUE(ForceLinearKernel(kernel.name).ok());
+    for (const WeightSpec& spec : AllSpecs()) {
+      LinearWeight weight;
+      weight.spec = spec;
+      if (LinearKernelName(weight, 1) != kernel.name) continue;
+      SCOPED_TRACE(SpecName(spec));
+      Rng rng(21);
+      std::vector<float> w = RandomWeight(spec, kRows, kCols, 1, &rng);
+      for (int64_t r = 0; r < kRows; ++r) {
+        for (int64_t c = 0; c < kCols; ++c) {
+          const bool keep = rng.Uniform() * static_cast<double>(kRows - 1) < static_cast<double>(r);
+          if (!keep || c == kUnseen - 1 || c == kUnseen) w[static_cast<size_t>(r * kCols + c)] = 0;
+        }
+      }
+      weight = PackWeight(spec, kRows, kCols, w.data()).value();
+      std::vector<float> x = RandomX(kM * kCols, &rng);
+      const std::vector<float> y = RunLinear(weight, x, kM, 1);
+      ExpectProduct(weight, x, kM, y, kRows + 3);
+      if (IsQuantized(spec.values)) continue;  // a group's scale sees all of its inputs
+      x[kCols + kUnseen] = std::numeric_limits<float>::quiet_NaN();
+      const std::vector<float> with_nan = RunLinear(weight, x, kM, 1);
+      EXPECT_EQ(0, std::memcmp(y.data(), with_nan.data(), y.size() * sizeof(float)));
+    }
+  }
+  ASSERT_TRUE(ForceLinearKernel("").ok());
+}
+
 TEST(LinearTest, ProductsThatShareX) {
   Rng rng(12);
   const int64_t cols = 256;

@@ -11,7 +11,8 @@
 // - Fused*: panel weights, up to kPanelTokens. A decoder yields units straight into registers.
 // - Expanded*: many tokens. A pair of panels is expanded, kExpandUnits cells at a time, into
 //   first-level cache, and one micro-kernel runs over all token blocks, whatever the format was.
-// - Skip*: very sparse panel weights, many tokens. Only cells with a non-zero are visited.
+// - Skip*: very sparse panel weights, many tokens. Only cells with a non-zero are visited, or only
+//   non-zeros.
 // - Blocks*: block weights, any number of tokens. Only stored units are visited.
 // - IndexPanel: weights with an index each, any number of tokens. Each step looks its x up.
 // Quantized weights whose activations stay BF16 take the third (weight_only-inl.h).
@@ -119,6 +120,8 @@ HARROW_INLINE void StoreLanes(float* y, F value, int64_t lanes) {
 //
 #include "kernels/cpu/skip_cells-inl.h"
 //
+#include "kernels/cpu/skip_pairs-inl.h"
+//
 #include "kernels/cpu/blocks-inl.h"
 //
 #include "kernels/cpu/index-inl.h"
@@ -182,7 +185,12 @@ XFormat SkipX(XElement element, int32_t group) {
   return format;
 }
 XFormat LinearSkipBf16X(const WeightSpec&, int64_t) {
-  return SkipX(MathBf16::kElement, 0);
+  XFormat format = SkipX(MathBf16::kElement, 0);
+  if (kSkipsPairs) {
+    format.layout = XLayout::kInputs;
+    format.tile_multiple = 32;  // whole vectors of 2-byte inputs
+  }
+  return format;
 }
 XFormat LinearSkipI8X(const WeightSpec& spec, int64_t) {
   return SkipX(kOffsetWeights ? XElement::kU8 : XElement::kI8,
@@ -274,7 +282,7 @@ void LinearBlockI8(const LinearTask& task) noexcept {
 }
 
 void LinearSkipBitmaskBf16(const LinearTask& task) noexcept {
-  SkipCellsRun<SkipBf16<MaskedBf16<false>>>(task);
+  SkipCellsRun<SkipBf16Of<MaskedBf16<false>>>(task);
 }
 void LinearSkipBitmaskI8(const LinearTask& task) noexcept {
   SkipCellsRun<SkipI8<MaskedI8<false>>>(task);

@@ -24,19 +24,17 @@ struct SkipList {
   uint16_t places[kSkipUnits + 64];  // AppendPlaces writes 64 bytes more; groups are filled up
   uint32_t values[kSkipUnits + 32];
   int32_t ends[kSkipGroups];
+  int64_t Steps() const { return ends[0]; }
 };
+template <class List>
 struct SkipScratch {
-  SkipList lists[kSkipRows];
+  List lists[kSkipRows];
   alignas(64) float scales[kSkipPanels][kSkipGroups][kPanelRows];         // int8
   alignas(64) int32_t corrections[kSkipPanels][kSkipGroups][kPanelRows];  // -128 * sum of codes
   alignas(64) std::byte units[kSkipUnits * 64];  // of the panel that is being listed
   uint8_t order[kSkipRows];
   alignas(64) float sums[kSkipTokens / kSkipTile][kSkipRows][kSkipTile];
 };
-
-int64_t SkipScratchBytes(int64_t, int64_t) {
-  return static_cast<int64_t>(sizeof(SkipScratch));
-}
 
 template <int... i>
 HARROW_INLINE void CopyValues(const std::byte* units, const uint16_t* places, uint32_t* values,
@@ -83,14 +81,15 @@ HARROW_INLINE void ListGroup(const std::byte* units, int64_t group, int64_t begi
 }
 
 // Rows by the number of steps.
-HARROW_INLINE void OrderRows(const SkipList* lists, int64_t rows, uint8_t* order) {
+template <class List>
+HARROW_INLINE void OrderRows(const List* lists, int64_t rows, uint8_t* order) {
   int32_t begins[kSkipUnits + 2] = {};
   for (int64_t row = 0; row < rows; ++row)
-    ++begins[lists[row].ends[0] + 1];
+    ++begins[lists[row].Steps() + 1];
   for (int64_t steps = 0; steps < kSkipUnits; ++steps)
     begins[steps + 1] += begins[steps];
   for (int64_t row = 0; row < rows; ++row)
-    order[begins[lists[row].ends[0]]++] = static_cast<uint8_t>(row);
+    order[begins[lists[row].Steps()]++] = static_cast<uint8_t>(row);
 }
 
 template <class V, int... v>
@@ -151,8 +150,9 @@ HARROW_INLINE void StoreSums(const F* acc, float* sums, Ints<v...>) {
 }
 
 // A slice of `rows` rows times a tile of x.
+template <class List>
 struct SkipTask {
-  SkipScratch* scratch;
+  SkipScratch<List>* scratch;
   int64_t rows;
   const std::byte* x;
   const float* x_scales;  // int8: [group][tokens of the tile], from the slice's first group
@@ -161,15 +161,17 @@ struct SkipTask {
   const std::byte* ahead;  // the next tile, to be fetched meanwhile
   float* sums;             // [kSkipRows][kSkipTile]
 };
-HARROW_INLINE void FetchAhead(const SkipTask& task, int64_t row) {
+template <class List>
+HARROW_INLINE void FetchAhead(const SkipTask<List>& task, int64_t row) {
   constexpr int64_t kLines = kSkipUnits * kSkipTile * 4 / 64 / kSkipRows;
   for (int64_t line = 0; line < kLines; ++line)
     __builtin_prefetch(task.ahead + (kLines * row + line) * 64, 0, 2);
 }
 
+#if !HARROW_NATIVE_BF16
 // n vectors of 16 tokens.
 template <int n>
-void SkipTileBf16(const SkipTask& task) noexcept {
+void SkipTileBf16(const SkipTask<SkipList>& task) noexcept {
   for (int64_t i = 0; i < task.rows; ++i) {
     FetchAhead(task, i);
     const int64_t row = task.scratch->order[i];
@@ -182,6 +184,7 @@ void SkipTileBf16(const SkipTask& task) noexcept {
     StoreSums(acc, sums, Count<n>());
   }
 }
+#endif
 
 template <int... v>
 HARROW_INLINE void EndSkipGroup(F* out, const I* acc, F scale, const float* x_scales, Ints<v...>) {
@@ -189,7 +192,7 @@ HARROW_INLINE void EndSkipGroup(F* out, const I* acc, F scale, const float* x_sc
 }
 constexpr int kSkipSetsI8 = kSkipSets > 1 ? 2 : 1;
 template <int n>
-void SkipTileI8(const SkipTask& task) noexcept {
+void SkipTileI8(const SkipTask<SkipList>& task) noexcept {
   for (int64_t row = 0; row < task.rows; ++row) {
     FetchAhead(task, row);
     const SkipList& list = task.scratch->lists[row];
@@ -213,12 +216,23 @@ void SkipTileI8(const SkipTask& task) noexcept {
   }
 }
 
-// How slices are expanded and multiplied: Begin(weight, panel), then List() slice after slice.
+// How slices are expanded and multiplied: Begin(weight, panel), then MakeLists() slice after slice;
+// EndLists() when all rows of a slice have theirs and are in order. kRun[n] takes tiles of
+// (n + 1) * kVectorTokens tokens; token TokenOfSlot(i) of a tile has its sum at i.
+// What the kinds of cells have in common.
+struct SkipCellLists {
+  using List = SkipList;
+  static constexpr int64_t kVectorTokens = kPanelRows;
+  static int64_t TokenOfSlot(int64_t slot) { return slot; }
+  static void EndLists(int64_t, SkipScratch<List>*) {}
+};
+
+#if !HARROW_NATIVE_BF16
 template <class Decoder>
-struct SkipBf16 {
+struct SkipBf16 : SkipCellLists {
   static constexpr int64_t kBlockUnits = Decoder::kUnits * MathBf16::kCellsPerUnit;
-  static constexpr void (*kRun[])(const SkipTask&) noexcept = {&SkipTileBf16<1>, &SkipTileBf16<2>,
-                                                               &SkipTileBf16<3>, &SkipTileBf16<4>};
+  static constexpr void (*kRun[])(const SkipTask<List>&) noexcept = {
+      &SkipTileBf16<1>, &SkipTileBf16<2>, &SkipTileBf16<3>, &SkipTileBf16<4>};
   Decoder decoder;
 
   static int64_t SliceUnits(const PackedX&) { return kSkipUnits; }
@@ -226,13 +240,14 @@ struct SkipBf16 {
     decoder.Begin(weight.data.data() + PanelOffset(weight, panel), BlockStride(weight.spec));
   }
   const std::byte* next() const { return decoder.next; }
-  void List(const LinearWeight&, const PackedX&, int64_t, int64_t units, int64_t panel,
-            SkipScratch* scratch) {
+  void MakeLists(const LinearWeight&, const PackedX&, int64_t, int64_t units, int64_t panel,
+                 SkipScratch<List>* scratch) {
     for (int64_t unit = 0; unit < units; unit += kBlockUnits)
       ExpandBlock(&decoder, scratch->units + 64 * unit, Count<Decoder::kUnits>());
     ListGroup<kSkipSets>(scratch->units, 0, 0, units, scratch->lists + panel * kPanelRows);
   }
 };
+#endif
 
 template <class Decoder, int... u>
 HARROW_INLINE void ExpandSignedBlock(Decoder* decoder, std::byte* out, Ints<u...>) {
@@ -240,10 +255,10 @@ HARROW_INLINE void ExpandSignedBlock(Decoder* decoder, std::byte* out, Ints<u...
   (StoreSignedI8(out + u * 64, decoder->Next(u)), ...);
 }
 template <class Decoder>
-struct SkipI8 {
+struct SkipI8 : SkipCellLists {
   static_assert(!Decoder::kZeros);  // what is not stored must be 0
-  static constexpr void (*kRun[])(const SkipTask&) noexcept = {&SkipTileI8<1>, &SkipTileI8<2>,
-                                                               &SkipTileI8<3>, &SkipTileI8<4>};
+  static constexpr void (*kRun[])(const SkipTask<List>&) noexcept = {
+      &SkipTileI8<1>, &SkipTileI8<2>, &SkipTileI8<3>, &SkipTileI8<4>};
   Decoder decoder;
   const std::byte* scales;
 
@@ -257,8 +272,8 @@ struct SkipI8 {
                   BlockStride(weight.spec));
   }
   const std::byte* next() const { return decoder.next; }
-  void List(const LinearWeight& weight, const PackedX& x, int64_t begin, int64_t units,
-            int64_t panel, SkipScratch* scratch) {
+  void MakeLists(const LinearWeight& weight, const PackedX& x, int64_t begin, int64_t units,
+                 int64_t panel, SkipScratch<List>* scratch) {
     for (int64_t unit = 0; unit < units; unit += Decoder::kUnits)
       ExpandSignedBlock(&decoder, scratch->units + 64 * unit, Count<Decoder::kUnits>());
     const int64_t group_units = x.format.group / 4;
@@ -282,18 +297,30 @@ struct SkipI8 {
   }
 };
 
-// The finished sums of a panel's `lanes` rows, [16][kSkipTile], for x's tokens [begin, end).
+// The finished sums of a tile's `rows` rows from `row` on, for x's tokens [begin, end) in `slots`
+// of them. All rows of 16 tokens, then the next tokens, whose lines of y are fetched meanwhile: 64
+// bytes here and there are what memory is slowest at.
+template <class Kind>
 HARROW_INLINE void StoreSkipped(const LinearTask& task, const float* sums, int64_t row,
-                                int64_t lanes, int64_t begin, int64_t end) {
-  for (int64_t token = begin; token < end; token += kPanelRows) {
-    const std::byte* rows[kPanelRows];
-    for (int64_t r = 0; r < kPanelRows; ++r)
-      rows[r] = reinterpret_cast<const std::byte*>(sums + r * kSkipTile + (token - begin));
-    alignas(64) float turned[kPanelRows][kPanelRows];
-    TransposeToUnits<RawLoader>(rows, reinterpret_cast<std::byte*>(turned));
-    for (int64_t t = 0; t < kPanelRows && token + t < end; ++t) {
-      __builtin_memcpy(task.y + (token + t) * task.y_stride + row, turned[t],
-                       static_cast<size_t>(lanes) * sizeof(float));
+                                int64_t rows, int64_t begin, int64_t end, int64_t slots) {
+  for (int64_t slot = 0; slot < slots; slot += kPanelRows) {
+    for (int64_t first = 0; first < rows; first += kPanelRows) {
+      const size_t lanes =
+          static_cast<size_t>(rows - first < kPanelRows ? rows - first : kPanelRows);
+      float* y = task.y + row + first;
+      const std::byte* from[kPanelRows];
+      for (int64_t i = 0; i < kPanelRows; ++i) {
+        from[i] = reinterpret_cast<const std::byte*>(sums + (first + i) * kSkipTile + slot);
+        const int64_t next = begin + slot + kPanelRows + i;
+        if (next < end) __builtin_prefetch(y + next * task.y_stride, 1, 3);
+      }
+      alignas(64) float turned[kPanelRows][kPanelRows];
+      TransposeToUnits<RawLoader>(from, reinterpret_cast<std::byte*>(turned));
+      for (int64_t i = 0; i < kPanelRows; ++i) {
+        const int64_t token = begin + Kind::TokenOfSlot(slot + i);
+        if (token >= end) continue;
+        __builtin_memcpy(y + token * task.y_stride, turned[i], lanes * sizeof(float));
+      }
     }
   }
 }
@@ -302,7 +329,8 @@ template <class Kind>
 void SkipCellsRun(const LinearTask& task) noexcept {
   const PackedX& x = *task.x;
   const LinearWeight& weight = *task.weight;
-  SkipScratch& scratch = *reinterpret_cast<SkipScratch*>(task.scratch);
+  using List = typename Kind::List;
+  SkipScratch<List>& scratch = *reinterpret_cast<SkipScratch<List>*>(task.scratch);
   const int64_t slice_units = Kind::SliceUnits(x);
   constexpr int64_t kTiles = kSkipTokens / kSkipTile;
   for (int64_t first_tile = 0; first_tile < x.blocks; first_tile += kTiles) {
@@ -318,19 +346,20 @@ void SkipCellsRun(const LinearTask& task) noexcept {
         const int64_t units = x.units - begin < slice_units ? x.units - begin : slice_units;
         for (int64_t p = 0; p < panels; ++p) {
           const std::byte* from = kinds[p].next();
-          kinds[p].List(weight, x, begin, units, p, &scratch);
+          kinds[p].MakeLists(weight, x, begin, units, p, &scratch);
           // What follows will be as long, about, and is wanted when this slice is done.
           const std::byte* next = kinds[p].next();
           for (const std::byte* line = next; line < next + (next - from) + 128; line += 64)
             __builtin_prefetch(line, 0, 2);
         }
         OrderRows(scratch.lists, panels * kPanelRows, scratch.order);
+        Kind::EndLists(panels * kPanelRows, &scratch);
         const int64_t groups =
             x.groups == 0 ? 0 : (units * 4 + x.format.group - 1) / x.format.group;
         for (int64_t tile = first_tile; tile < last_tile; ++tile) {
           const int64_t token = x.BlockBegin(tile);
           const int64_t tokens = x.BlockStride(tile);
-          SkipTask skip;
+          SkipTask<List> skip;
           skip.scratch = &scratch;
           skip.rows = panels * kPanelRows;
           skip.x = x.values + (token * x.units + begin * tokens) * 4;
@@ -342,18 +371,14 @@ void SkipCellsRun(const LinearTask& task) noexcept {
           skip.ahead =
               x.values + (x.BlockBegin(next) * x.units + next_begin * x.BlockStride(next)) * 4;
           skip.sums = scratch.sums[tile - first_tile][0];
-          Kind::kRun[tokens / kPanelRows - 1](skip);
+          Kind::kRun[tokens / Kind::kVectorTokens - 1](skip);
         }
         group += groups;
       }
       for (int64_t tile = first_tile; tile < last_tile; ++tile) {
-        for (int64_t p = 0; p < panels; ++p) {
-          const int64_t begin = row + p * kPanelRows;
-          const int64_t lanes =
-              task.row_end - begin < kPanelRows ? task.row_end - begin : kPanelRows;
-          StoreSkipped(task, scratch.sums[tile - first_tile][p * kPanelRows], begin, lanes,
-                       x.BlockBegin(tile), x.BlockBegin(tile + 1));
-        }
+        const int64_t rows = task.row_end - row < kSkipRows ? task.row_end - row : kSkipRows;
+        StoreSkipped<Kind>(task, scratch.sums[tile - first_tile][0], row, rows, x.BlockBegin(tile),
+                           x.BlockBegin(tile + 1), x.BlockStride(tile));
       }
     }
   }

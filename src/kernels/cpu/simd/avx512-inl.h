@@ -401,6 +401,27 @@ HARROW_INLINE void AppendPlaces(uint16_t* out, uint32_t first, uint32_t bits) {
   const __m512i places = _mm512_add_epi16(steps, _mm512_set1_epi16(static_cast<short>(64 * first)));
   _mm512_storeu_si512(out, _mm512_maskz_compress_epi16(bits, places));
 }
+#if HARROW_NATIVE_BF16
+// Appends the non-zeros among the 32 bf16 at p, and AppendPlaces() of where they are; returns how
+// many. Writes 64 bytes of each.
+HARROW_INLINE int64_t AppendNonzeros(const void* p, uint32_t first, uint16_t* places,
+                                     uint16_t* values) {
+  const __m512i v = _mm512_loadu_si512(p);
+  const __mmask32 mask = _mm512_test_epi16_mask(v, v);
+  AppendPlaces(places, first, mask);
+  _mm512_storeu_si512(values, _mm512_maskz_compress_epi16(mask, v));
+  return __builtin_popcount(mask);
+}
+// sums[0] and sums[1] += w . (input at `even`, input at `odd`) of 32 tokens, in the order that
+// interleaving eight bytes of each 16 gives: sums[0] has tokens 0 .. 3, 8 .. 11 and so on.
+HARROW_INLINE void DotPairs(F* sums, I w, const void* even, const void* odd) {
+  // Pinned: the compiler would load both twice, and loads are what this is short of.
+  const __m512i a = Pinned(_mm512_loadu_si512(even));
+  const __m512i b = Pinned(_mm512_loadu_si512(odd));
+  sums[0] = DotBf16(sums[0], _mm512_unpacklo_epi16(a, b), w);
+  sums[1] = DotBf16(sums[1], _mm512_unpackhi_epi16(a, b), w);
+}
+#endif
 // values[k] in all lanes; of up to four the compiler makes one load.
 template <int k>
 HARROW_INLINE I ValueOf(const uint32_t* values) {
