@@ -15,8 +15,8 @@ constexpr int kMicroTokens = 12;
 constexpr int kMicroTokensI8 = 6;
 constexpr bool kFloatSumsStay = true;
 constexpr int kFusedTokens = 4;
-// Units go straight into the products of up to 16 tokens: 16 sums, and where there are as many
-// float results the compiler keeps half of those in memory, where a group finds them again.
+// Units go straight into the products of up to 16 tokens: 16 sums stay in registers. int8's float
+// results do not all fit beside them; the compiler moves them to memory and back once a group.
 constexpr int kPanelTokens = 16;
 constexpr int kRowTokens = 4;
 // Row-major weights: 3 rows x 8 tokens = 24 sums; up to two such blocks of tokens.
