@@ -24,6 +24,14 @@ std::string CellText(const BreakEven& row, bool stored) {
   return ratio + noise;
 }
 
+// Whether recipes store zeros of the format's own pattern in it.
+bool Suits(const std::string& format) {
+  const Result<WeightSpec> spec = ParseSpec(format);
+  if (!spec.ok()) return true;  // of another build
+  const std::vector<WeightSpec> specs = SuitableSpecs(*spec);
+  return std::find(specs.begin(), specs.end(), *spec) != specs.end();
+}
+
 std::string Sparsity(double density) {
   return fmt::format("{:.0f} %", 100 * (1 - density));
 }
@@ -41,8 +49,9 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
   }
   const auto stored = [&](const BreakEven& row) {
     const auto dense = dense_bytes.find(row.dense);
-    return row.format == row.dense || dense == dense_bytes.end() ||
-           WorthStoring(static_cast<uint64_t>(row.bytes), static_cast<uint64_t>(dense->second));
+    if (row.format == row.dense || dense == dense_bytes.end()) return true;
+    return WorthStoring(static_cast<uint64_t>(row.bytes), static_cast<uint64_t>(dense->second)) &&
+           Suits(row.format);
   };
   size_t counted = 0;
   size_t below_goal = 0;
@@ -72,7 +81,8 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
       "below 0.95. **Bold**: below 0.88. `~`: the middle half\nof the rounds spreads over more "
       "than "
       "10 %. Dense rows: against the fastest of several dense kernels. (In parentheses): not a "
-      "twentieth\nsmaller than dense, so that `store: auto` stores the weight dense.\n\n";
+      "twentieth\nsmaller than dense, or of a pattern that is kept in another format: stored so "
+      "only by name.\n\n";
   text +=
       fmt::format("{} cells; of {} that are stored so, {} below 0.95, of those {} below 0.88.\n\n",
                   profile.break_even.size(), counted, below_goal, below_floor);

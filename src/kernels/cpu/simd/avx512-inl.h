@@ -14,8 +14,8 @@ constexpr int kMicroTokens = 12;
 // int8: 2 panels x 6 tokens, once as integers and once as floats.
 constexpr int kMicroTokensI8 = 6;
 constexpr bool kFloatSumsStay = true;
-// Units go straight into the products of up to 16 tokens: 16 sums, and where there are as many
-// float results the compiler keeps half of those in memory, where a group finds them again.
+// Units go straight into the products of up to 16 tokens: 16 sums stay in registers. int8's float
+// results do not all fit beside them; the compiler moves them to memory and back once a group.
 constexpr int kPanelTokens = 16;
 constexpr int kRowTokens = 4;
 // Block weights: 1 panel x 24 tokens; int8 12 twice.
