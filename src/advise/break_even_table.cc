@@ -1,5 +1,4 @@
 // The break-even table as Markdown.
-#include <algorithm>
 #include <map>
 #include <set>
 #include <tuple>
@@ -24,14 +23,6 @@ std::string CellText(const BreakEven& row, bool stored) {
   return ratio + noise;
 }
 
-// Whether recipes store zeros of the format's own pattern in it.
-bool Suits(const std::string& format) {
-  const Result<WeightSpec> spec = ParseSpec(format);
-  if (!spec.ok()) return true;  // of another build
-  const std::vector<WeightSpec> specs = SuitableSpecs(*spec);
-  return std::find(specs.begin(), specs.end(), *spec) != specs.end();
-}
-
 std::string Sparsity(double density) {
   return fmt::format("{:.0f} %", 100 * (1 - density));
 }
@@ -50,8 +41,10 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
   const auto stored = [&](const BreakEven& row) {
     const auto dense = dense_bytes.find(row.dense);
     if (row.format == row.dense || dense == dense_bytes.end()) return true;
-    return WorthStoring(static_cast<uint64_t>(row.bytes), static_cast<uint64_t>(dense->second)) &&
-           Suits(row.format);
+    const Result<WeightSpec> spec = ParseSpec(row.format);
+    return !spec.ok() ||  // of another build
+           WorthStoring(*spec, static_cast<uint64_t>(row.bytes),
+                        static_cast<uint64_t>(dense->second));
   };
   size_t counted = 0;
   size_t below_goal = 0;
@@ -80,9 +73,8 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
       "*Slanted*: "
       "below 0.95. **Bold**: below 0.88. `~`: the middle half\nof the rounds spreads over more "
       "than "
-      "10 %. Dense rows: against the fastest of several dense kernels. (In parentheses): not a "
-      "twentieth\nsmaller than dense, or of a pattern that is kept in another format: stored so "
-      "only by name.\n\n";
+      "10 %. Dense rows: against the fastest of several dense kernels. (In parentheses): not "
+      "enough\nsmaller than dense (a twentieth; two fifths for 16x1): stored so only by name.\n\n";
   text +=
       fmt::format("{} cells; of {} that are stored so, {} below 0.95, of those {} below 0.88.\n\n",
                   profile.break_even.size(), counted, below_goal, below_floor);

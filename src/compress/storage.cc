@@ -35,6 +35,7 @@ WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source
   WeightSpec best = dense;
   uint64_t least = cost(best);
   for (const WeightSpec& spec : specs) {
+    if (!WorthStoring(spec, bytes_of(spec), bytes_of(dense))) continue;
     const uint64_t candidate = cost(spec);
     // Of sparse formats of one size the later knows more about where the weights stand.
     if (candidate < least || (candidate == least && best != dense)) {
@@ -42,7 +43,7 @@ WeightSpec ChooseSpec(const LayerWork& layer, int64_t nonzeros, ValueType source
       least = candidate;
     }
   }
-  return WorthStoring(bytes_of(best), bytes_of(dense)) ? best : dense;
+  return best;
 }
 
 }  // namespace harrow

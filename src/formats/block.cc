@@ -206,14 +206,9 @@ std::optional<WeightSpec> SuitBlocks(const WeightSpec& wanted) {
   spec.values = IsQuantized(wanted.values) ? wanted.values : ValueType::kBf16;
   spec.group = wanted.group;
   spec.block_rows = static_cast<int32_t>(kPanelRows);
-  // Not 16x1, which decodes faster than a bitmask but gathers x: with 16 tokens and more it is
-  // slower than dense (docs/formats/block.md). Who only decodes packs it by name.
-  for (const int32_t cols : {16, 4}) {
-    if (wanted.block_cols % cols != 0) continue;
-    spec.block_cols = cols;
-    return spec;
-  }
-  return std::nullopt;
+  if (wanted.block_cols <= 0) return std::nullopt;
+  spec.block_cols = wanted.block_cols % 16 == 0 ? 16 : wanted.block_cols % 4 == 0 ? 4 : 1;
+  return spec;
 }
 
 }  // namespace

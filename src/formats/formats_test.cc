@@ -508,10 +508,10 @@ TEST(SuitableSpecsTest, EveryFormatOffersWhatItCanDo) {
     wanted.block_cols = cols;
     return names(wanted);
   };
-  EXPECT_EQ(blocks(16, 1), (Names{"dense-i8/64", "bitmask-i8/64"}));
+  EXPECT_EQ(blocks(16, 1), (Names{"dense-i8/64", "bitmask-i8/64", "block-i8/64 16x1"}));
   EXPECT_EQ(blocks(32, 32), (Names{"dense-i8/64", "bitmask-i8/64 1x4", "block-i8/64 16x16"}));
   EXPECT_EQ(blocks(64, 12), (Names{"dense-i8/64", "bitmask-i8/64 1x4", "block-i8/64 16x4"}));
-  EXPECT_EQ(blocks(16, 2), (Names{"dense-i8/64", "bitmask-i8/64"}));
+  EXPECT_EQ(blocks(16, 2), (Names{"dense-i8/64", "bitmask-i8/64", "block-i8/64 16x1"}));
   EXPECT_EQ(blocks(1, 4), (Names{"dense-i8/64", "bitmask-i8/64 1x4"}));
   EXPECT_EQ(blocks(3, 8), (Names{"dense-i8/64", "bitmask-i8/64 1x4"}));
   EXPECT_EQ(blocks(1, 6), (Names{"dense-i8/64", "bitmask-i8/64"}));

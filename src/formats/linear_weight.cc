@@ -216,6 +216,11 @@ uint64_t AnalyzeWeight(const WeightSpec& spec, int64_t rows, int64_t cols, int64
   return OpsOf(spec.format).analyze(spec, rows, cols, nonzeros);
 }
 
+bool WorthStoring(const WeightSpec& sparse, uint64_t sparse_bytes, uint64_t dense_bytes) {
+  const double share = sparse.block_cols == 1 ? 0.6 : 0.95;
+  return static_cast<double>(sparse_bytes) <= share * static_cast<double>(dense_bytes);
+}
+
 Result<LinearWeight> PackWeight(const WeightSpec& spec, int64_t rows, int64_t cols,
                                 const RowReader& reader, const QuantGrid* grid) {
   HARROW_RETURN_IF_ERROR(ValidateSpec(spec));

@@ -120,11 +120,11 @@ std::vector<WeightSpec> SuitableSpecs(const WeightSpec& wanted);
 
 // Conveniences over OpsOf(...), for the whole weight: residual and low-rank product.
 uint64_t AnalyzeWeight(const WeightSpec& spec, int64_t rows, int64_t cols, int64_t nonzeros);
-// Whether a sparse format of so many bytes is to be stored in place of a dense one: where it saves
-// a twentieth. Less is lost again to its instructions (law 1: never slower than dense).
-inline bool WorthStoring(uint64_t sparse_bytes, uint64_t dense_bytes) {
-  return static_cast<double>(sparse_bytes) <= 0.95 * static_cast<double>(dense_bytes);
-}
+// Whether a weight of so many bytes in a sparse format is to be stored in place of a dense one (law
+// 1: never slower than dense): where it saves a twentieth, because less is lost again to its
+// instructions; in blocks of 16x1, which gather x, two fifths
+// (docs/decisions/046-block-kernels.md).
+bool WorthStoring(const WeightSpec& sparse, uint64_t sparse_bytes, uint64_t dense_bytes);
 //
 // Packs W as `reader` supplies it. Quantized values are rounded to the nearest code of `grid`,
 // whose scales are not changed; a weight that lies beyond the codes of its group is an error.

@@ -454,6 +454,7 @@ TEST(DispatchTest, AnInstalledTableDecides) {
   const LinearWeight tenth = pack("bitmask-bf16", 0.1);
   const LinearWeight other = pack("bitmask-i8/128", 0.1);
   const std::string_view usual = LinearKernelName(tenth, 300);
+  if (usual == "linear.ref") GTEST_SKIP() << "this machine has one kernel only";
   const KernelChoice rows[] = {
       {.spec = spec, .max_density = 0.3, .min_m = 200, .kernel = "linear.ref"}};
   ASSERT_TRUE(SetKernelChoices(rows).ok());
