@@ -167,6 +167,10 @@ HARROW_INLINE void RowGroups(const LinearTask& task) {
 }
 
 // ---- panels, few tokens
+//
+// Masked formats take two panels at a time where their sums fit in registers: what is loaded of x
+// serves both, and neither waits for the bit counts of its blocks alone. acc[(p * T + t) * R + r]
+// is partial sum r of token t in panel p.
 
 template <int R, int... t>
 HARROW_INLINE void StepUnit(F* acc, int r, Unit w, const std::byte* x, Ints<t...>) {
@@ -176,13 +180,41 @@ template <int R, int... t>
 HARROW_INLINE void StepUnit(I* acc, int r, UnitI8 w, const std::byte* x, Ints<t...>) {
   ((acc[t * R + r] = DotCell(acc[t * R + r], w, x + 4 * t)), ...);
 }
+HARROW_INLINE void StepCell(I* first, I* second, UnitI8 w0, UnitI8 w1, const std::byte* x) {
+  const I cell = BroadcastI(x);
+  *first = DotI8(*first, w0, cell);
+  *second = DotI8(*second, w1, cell);
+}
+#if HARROW_NATIVE_BF16
+HARROW_INLINE void StepCell(F* first, F* second, Unit w0, Unit w1, const std::byte* x) {
+  const Unit cell = Pinned(AsUnit(BroadcastF(x)));
+  *first = DotBf16(*first, w0, cell);
+  *second = DotBf16(*second, w1, cell);
+}
+#endif
+template <int R, class V, class W, int... t>
+HARROW_INLINE void StepPair(V* acc, int r, W w0, W w1, const std::byte* x, Ints<t...>) {
+  constexpr int T = sizeof...(t);
+  (StepCell(acc + t * R + r, acc + (T + t) * R + r, w0, w1, x + 4 * t), ...);
+}
+template <int T, int R, int P, class V, class Decoder>
+HARROW_INLINE void StepPanels(V* acc, Decoder* decoders, int u, const std::byte* x) {
+  decoders[0].Fetch(u);
+  if constexpr (P == 1) {
+    StepUnit<R>(acc, u % R, decoders[0].Next(u), x, Count<T>());
+  } else {
+    decoders[1].Fetch(u);
+    const auto first = decoders[0].Next(u);
+    StepPair<R>(acc, u % R, first, decoders[1].Next(u), x, Count<T>());
+  }
+}
 // One block; x_bytes is what one unit takes of x.
-template <int T, int R, class V, class Decoder, int... u>
-HARROW_INLINE void StepBlock(V* acc, Decoder* decoder, const std::byte* x, int64_t x_bytes,
+template <int T, int R, int P, class V, class Decoder, int... u>
+HARROW_INLINE void StepBlock(V* acc, Decoder* decoders, const std::byte* x, int64_t x_bytes,
                              Ints<u...>) {
-  decoder->BeginBlock();
-  ((decoder->Fetch(u), StepUnit<R>(acc, u % R, decoder->Next(u), x + u * x_bytes, Count<T>())),
-   ...);
+  decoders[0].BeginBlock();
+  if constexpr (P == 2) decoders[1].BeginBlock();
+  (StepPanels<T, R, P>(acc, decoders, u, x + u * x_bytes), ...);
 }
 template <int R, int... t>
 HARROW_INLINE void StorePanel(const LinearTask& task, int64_t row, const F* acc, Ints<t...>) {
@@ -190,25 +222,39 @@ HARROW_INLINE void StorePanel(const LinearTask& task, int64_t row, const F* acc,
    ...);
 }
 
-template <class Decoder, int T>
-void FusedBf16(const LinearTask& task) noexcept {
-  constexpr int R = Partials(T);
+// P panels from `row` on.
+template <class Decoder, int T, int P>
+HARROW_INLINE void PanelsBf16(const LinearTask& task, const PanelGeometry& g, int64_t row) {
+  constexpr int R = Partials(T * P);
   constexpr int64_t kXBytes = 4 * MathBf16::kCellsPerUnit * T;
   const LinearWeight& weight = *task.weight;
-  const PanelGeometry g = GeometryOf(weight.spec, weight.rows, weight.cols);
   const int64_t stride = BlockStride(weight.spec);
-  for (int64_t row = task.row_begin; row < task.row_end; row += kPanelRows) {
-    Decoder decoder;
-    decoder.Begin(weight.data.data() + PanelOffset(weight, row / kPanelRows), stride);
-    const std::byte* x = task.x->values;
-    F acc[T * R];
-    Clear(acc, ZeroF(), Count<T * R>());
-    for (int64_t b = 0; b < g.blocks; ++b) {
-      StepBlock<T, R>(acc, &decoder, x, kXBytes, Count<Decoder::kUnits>());
-      x += Decoder::kUnits * kXBytes;
-    }
-    StorePanel<R>(task, row, acc, Count<T>());
+  Decoder decoders[P];
+  const int64_t panel = row / kPanelRows;
+  decoders[0].Begin(weight.data.data() + PanelOffset(weight, panel), stride);
+  if constexpr (P == 2)
+    decoders[1].Begin(weight.data.data() + PanelOffset(weight, panel + 1), stride);
+  const std::byte* x = task.x->values;
+  F acc[P * T * R];
+  Clear(acc, ZeroF(), Count<P * T * R>());
+  for (int64_t b = 0; b < g.blocks; ++b) {
+    StepBlock<T, R, P>(acc, decoders, x, kXBytes, Count<Decoder::kUnits>());
+    x += Decoder::kUnits * kXBytes;
   }
+  StorePanel<R>(task, row, acc, Count<T>());
+  if constexpr (P == 2) StorePanel<R>(task, row + kPanelRows, acc + T * R, Count<T>());
+}
+template <class Decoder, int T>
+void FusedBf16(const LinearTask& task) noexcept {
+  constexpr bool kPairs = HARROW_NATIVE_BF16 && Decoder::kPairs && T <= kPairTokens;
+  const PanelGeometry g = GeometryOf(task.weight->spec, task.weight->rows, task.weight->cols);
+  int64_t row = task.row_begin;
+  if constexpr (kPairs) {
+    for (; row + kPanelRows < task.row_end; row += 2 * kPanelRows)
+      PanelsBf16<Decoder, T, 2>(task, g, row);
+  }
+  for (; row < task.row_end; row += kPanelRows)
+    PanelsBf16<Decoder, T, 1>(task, g, row);
 }
 
 // Starts the sums of a group at the correction for q + 128, where weights are stored so.
@@ -227,47 +273,84 @@ HARROW_INLINE void AddZeros(I* acc, I zero_shift, const int32_t* corrections, In
   ((acc[t * R] = WithZeros(acc[t * R], zero_shift, corrections + t)), ...);
 }
 
-template <class Decoder, int T>
-void FusedI8(const LinearTask& task) noexcept {
-  constexpr int R = Partials(T);
+// One panel's part of what begins a panel, and begins and ends a group. Returns the panel.
+template <class Decoder>
+HARROW_INLINE const std::byte* BeginPanel(const LinearWeight& weight, const PanelGeometry& g,
+                                          int64_t panel, Decoder* decoder) {
+  const std::byte* begin = weight.data.data() + PanelOffset(weight, panel);
+  for (int64_t i = 0; i < g.scale_bytes; i += 64)
+    FetchLater(begin + i);
+  decoder->Begin(begin + g.scale_bytes, BlockStride(weight.spec));
+  return begin;
+}
+template <int T, int R, class Decoder>
+HARROW_INLINE void BeginPanelGroup(I* acc, Decoder* decoder, const std::byte* zeros_at,
+                                   const int32_t* corrections) {
+  BeginGroup<R>(acc, corrections, Count<T>());
+  if constexpr (Decoder::kZeros) {
+    const I zeros = LoadBytes(zeros_at);
+    decoder->BeginGroup(zeros);
+    AddZeros<R>(acc, ZeroShift(zeros), corrections, Count<T>());
+  }
+}
+template <int T, int R, class Decoder>
+HARROW_INLINE void EndPanelGroup(F* out, const I* acc, const std::byte* scales,
+                                 const float* x_scales) {
+  F scale = LoadBf16(scales);
+  if constexpr (Decoder::kFactor != 1) {
+    const float inverse = 1 / Decoder::kFactor;
+    scale = Mul(scale, BroadcastF(&inverse));
+  }
+  EndGroup<R>(out, acc, scale, x_scales, Count<T>());
+}
+
+// P panels from `row` on.
+template <class Decoder, int T, int P>
+HARROW_INLINE void PanelsI8(const LinearTask& task, const PanelGeometry& g, int64_t row) {
+  constexpr int R = Partials(T * P);
   const LinearWeight& weight = *task.weight;
   const PackedX& x = *task.x;
-  const PanelGeometry g = GeometryOf(weight.spec, weight.rows, weight.cols);
-  const int64_t stride = BlockStride(weight.spec);
   const int64_t x_group_blocks = x.format.group / kBlockCols;
   const int64_t x_groups_per_scale = weight.spec.group / x.format.group;
-  for (int64_t row = task.row_begin; row < task.row_end; row += kPanelRows) {
-    const std::byte* panel = weight.data.data() + PanelOffset(weight, row / kPanelRows);
-    for (int64_t i = 0; i < g.scale_bytes; i += 64)
-      FetchLater(panel + i);
-    Decoder decoder;
-    decoder.Begin(panel + g.scale_bytes, stride);
-    const std::byte* cells = x.values;
-    F out[T];
-    Clear(out, ZeroF(), Count<T>());
-    int64_t block = 0;
-    for (int64_t group = 0; group < x.groups; ++group) {
-      I acc[T * R];
-      Clear(acc, ZeroI(), Count<T * R>());
-      BeginGroup<R>(acc, x.corrections + group * T, Count<T>());
-      const int64_t weight_group = group / x_groups_per_scale;
-      if constexpr (Decoder::kZeros) {
-        const I zeros = LoadBytes(panel + g.zeros_at() + weight_group * kPanelRows);
-        decoder.BeginGroup(zeros);
-        AddZeros<R>(acc, ZeroShift(zeros), x.corrections + group * T, Count<T>());
-      }
-      const int64_t end = block + x_group_blocks < g.blocks ? block + x_group_blocks : g.blocks;
-      for (; block < end; ++block) {
-        StepBlock<T, R>(acc, &decoder, cells, 4 * T, Count<Decoder::kUnits>());
-        cells += Decoder::kUnits * 4 * T;
-      }
-      F scale = LoadBf16(panel + weight_group * (2 * kPanelRows));
-      if constexpr (Decoder::kFactor != 1) {
-        const float inverse = 1 / Decoder::kFactor;
-        scale = Mul(scale, BroadcastF(&inverse));
-      }
-      EndGroup<R>(out, acc, scale, x.scales + group * T, Count<T>());
+  const std::byte* panels[P];
+  Decoder decoders[P];
+  panels[0] = BeginPanel(weight, g, row / kPanelRows, &decoders[0]);
+  if constexpr (P == 2) panels[1] = BeginPanel(weight, g, row / kPanelRows + 1, &decoders[1]);
+  const std::byte* cells = x.values;
+  F out[P * T];
+  Clear(out, ZeroF(), Count<P * T>());
+  int64_t block = 0;
+  for (int64_t group = 0; group < x.groups; ++group) {
+    I acc[P * T * R];
+    Clear(acc, ZeroI(), Count<P * T * R>());
+    const int64_t weight_group = group / x_groups_per_scale;
+    const int64_t zeros_at = g.zeros_at() + weight_group * kPanelRows;
+    const int32_t* corrections = x.corrections + group * T;
+    BeginPanelGroup<T, R>(acc, &decoders[0], panels[0] + zeros_at, corrections);
+    if constexpr (P == 2)
+      BeginPanelGroup<T, R>(acc + T * R, &decoders[1], panels[1] + zeros_at, corrections);
+    const int64_t end = block + x_group_blocks < g.blocks ? block + x_group_blocks : g.blocks;
+    for (; block < end; ++block) {
+      StepBlock<T, R, P>(acc, decoders, cells, 4 * T, Count<Decoder::kUnits>());
+      cells += Decoder::kUnits * 4 * T;
     }
-    StorePanel<1>(task, row, out, Count<T>());
+    const int64_t scales_at = weight_group * (2 * kPanelRows);
+    const float* x_scales = x.scales + group * T;
+    EndPanelGroup<T, R, Decoder>(out, acc, panels[0] + scales_at, x_scales);
+    if constexpr (P == 2)
+      EndPanelGroup<T, R, Decoder>(out + T, acc + T * R, panels[1] + scales_at, x_scales);
   }
+  StorePanel<1>(task, row, out, Count<T>());
+  if constexpr (P == 2) StorePanel<1>(task, row + kPanelRows, out + T, Count<T>());
+}
+template <class Decoder, int T>
+void FusedI8(const LinearTask& task) noexcept {
+  const PanelGeometry g = GeometryOf(task.weight->spec, task.weight->rows, task.weight->cols);
+  int64_t row = task.row_begin;
+  if constexpr (Decoder::kPairs && T <= kPairTokens) {
+    for (; row + kPanelRows < task.row_end; row += 2 * kPanelRows)
+      PanelsI8<Decoder, T, 2>(task, g, row);
+  }
+  for (; row < task.row_end; row += kPanelRows)
+    PanelsI8<Decoder, T, 1>(task, g, row);
 }
