@@ -53,6 +53,7 @@ template <bool kFixedStride>
 struct MaskedBf16 : MaskedBlocks<16, kFixedStride> {
   static constexpr int kUnits = 16;
   static constexpr bool kPairs = true;
+  static constexpr int kAhead = 0;
   Background background;
 
   HARROW_INLINE void Begin(const std::byte* in, int64_t block_stride) {
@@ -72,6 +73,7 @@ template <bool kFixedStride>
 struct MaskedI8 : MaskedBlocks<8, kFixedStride> {
   static constexpr int kUnits = 8;
   static constexpr bool kPairs = true;
+  static constexpr int kAhead = 0;
   static constexpr bool kDirect = false;
   static constexpr float kFactor = 1;
   static constexpr bool kZeros = false;
@@ -128,6 +130,7 @@ struct QuadBlocks {
 struct QuadBf16 : QuadBlocks<8> {
   static constexpr int kUnits = 16;
   static constexpr bool kPairs = false;
+  static constexpr int kAhead = 0;
 
   HARROW_INLINE void Begin(const std::byte* in, int64_t) {
     next = in;
@@ -143,6 +146,7 @@ struct QuadBf16 : QuadBlocks<8> {
 struct QuadI8 : QuadBlocks<4> {
   static constexpr int kUnits = 8;
   static constexpr bool kPairs = false;
+  static constexpr int kAhead = 0;
   static constexpr bool kDirect = false;
   static constexpr float kFactor = 1;
   static constexpr bool kZeros = false;
@@ -158,6 +162,7 @@ struct QuadI8 : QuadBlocks<4> {
 struct PlainI8 {
   static constexpr int kUnits = 8;
   static constexpr bool kPairs = false;
+  static constexpr int kAhead = 0;
   static constexpr bool kDirect = kOffsetWeights;
   static constexpr float kFactor = 1;
   static constexpr bool kZeros = false;
@@ -178,6 +183,7 @@ template <bool kFixedStride, bool kHasZeros>
 struct MaskedI4 : MaskedBlocks<4, kFixedStride> {
   static constexpr int kUnits = 8;
   static constexpr bool kPairs = true;
+  static constexpr int kAhead = 1;
   static constexpr bool kDirect = false;
   static constexpr float kFactor = 16;
   static constexpr bool kZeros = kHasZeros;
@@ -206,6 +212,7 @@ template <bool kHasZeros>
 struct PlainI4 {
   static constexpr int kUnits = 8;
   static constexpr bool kPairs = false;
+  static constexpr int kAhead = 0;
   static constexpr bool kDirect = false;
   static constexpr float kFactor = 16;
   static constexpr bool kZeros = kHasZeros;

@@ -197,24 +197,45 @@ HARROW_INLINE void StepPair(V* acc, int r, W w0, W w1, const std::byte* x, Ints<
   constexpr int T = sizeof...(t);
   (StepCell(acc + t * R + r, acc + (T + t) * R + r, w0, w1, x + 4 * t), ...);
 }
-template <int T, int R, int P, class V, class Decoder>
-HARROW_INLINE void StepPanels(V* acc, Decoder* decoders, int u, const std::byte* x) {
+// Units u of P panels.
+template <int P, class W, class Decoder>
+HARROW_INLINE void NextUnits(W* out, Decoder* decoders, int u) {
   decoders[0].Fetch(u);
+  if constexpr (P == 2) decoders[1].Fetch(u);
+  out[0] = decoders[0].Next(u);
+  if constexpr (P == 2) out[1] = decoders[1].Next(u);
+}
+template <int T, int R, int P, class V, class W>
+HARROW_INLINE void StepUnits(V* acc, int r, const W* w, const std::byte* x) {
   if constexpr (P == 1) {
-    StepUnit<R>(acc, u % R, decoders[0].Next(u), x, Count<T>());
+    StepUnit<R>(acc, r, w[0], x, Count<T>());
   } else {
-    decoders[1].Fetch(u);
-    const auto first = decoders[0].Next(u);
-    StepPair<R>(acc, u % R, first, decoders[1].Next(u), x, Count<T>());
+    StepPair<R>(acc, r, w[0], w[1], x, Count<T>());
   }
 }
-// One block; x_bytes is what one unit takes of x.
+template <int P, class W, class Decoder, int... u>
+HARROW_INLINE void FirstUnits(W* out, Decoder* decoders, Ints<u...>) {
+  (NextUnits<P>(out[u], decoders, u), ...);
+}
+// One block; x_bytes is what one unit takes of x. Units are decoded kAhead before they meet x:
+// products that wait for their unit keep the next one out of the schedulers.
 template <int T, int R, int P, class V, class Decoder, int... u>
 HARROW_INLINE void StepBlock(V* acc, Decoder* decoders, const std::byte* x, int64_t x_bytes,
                              Ints<u...>) {
+  constexpr int kUnits = Decoder::kUnits;
+  constexpr int kAhead = Decoder::kAhead;
   decoders[0].BeginBlock();
   if constexpr (P == 2) decoders[1].BeginBlock();
-  (StepPanels<T, R, P>(acc, decoders, u, x + u * x_bytes), ...);
+  decltype(decoders->Next(0)) w[kUnits][P];
+  FirstUnits<P>(w, decoders, Count<kAhead>());
+  ((u + kAhead < kUnits ? NextUnits<P>(w[u + kAhead], decoders, u + kAhead) : void(),
+    StepUnits<T, R, P>(acc, u % R, w[u], x + u * x_bytes)),
+   ...);
+}
+// Rows of half the panels of a task; one more panel may be left.
+HARROW_INLINE int64_t HalfRows(const LinearTask& task) {
+  const int64_t panels = (task.row_end - task.row_begin + kPanelRows - 1) / kPanelRows;
+  return panels / 2 * kPanelRows;
 }
 template <int R, int... t>
 HARROW_INLINE void StorePanel(const LinearTask& task, int64_t row, const F* acc, Ints<t...>) {
@@ -222,18 +243,17 @@ HARROW_INLINE void StorePanel(const LinearTask& task, int64_t row, const F* acc,
    ...);
 }
 
-// P panels from `row` on.
+// The panels that begin at P rows.
 template <class Decoder, int T, int P>
-HARROW_INLINE void PanelsBf16(const LinearTask& task, const PanelGeometry& g, int64_t row) {
+HARROW_INLINE void PanelsBf16(const LinearTask& task, const PanelGeometry& g, const int64_t* rows) {
   constexpr int R = Partials(T * P);
   constexpr int64_t kXBytes = 4 * MathBf16::kCellsPerUnit * T;
   const LinearWeight& weight = *task.weight;
   const int64_t stride = BlockStride(weight.spec);
   Decoder decoders[P];
-  const int64_t panel = row / kPanelRows;
-  decoders[0].Begin(weight.data.data() + PanelOffset(weight, panel), stride);
+  decoders[0].Begin(weight.data.data() + PanelOffset(weight, rows[0] / kPanelRows), stride);
   if constexpr (P == 2)
-    decoders[1].Begin(weight.data.data() + PanelOffset(weight, panel + 1), stride);
+    decoders[1].Begin(weight.data.data() + PanelOffset(weight, rows[1] / kPanelRows), stride);
   const std::byte* x = task.x->values;
   F acc[P * T * R];
   Clear(acc, ZeroF(), Count<P * T * R>());
@@ -241,20 +261,23 @@ HARROW_INLINE void PanelsBf16(const LinearTask& task, const PanelGeometry& g, in
     StepBlock<T, R, P>(acc, decoders, x, kXBytes, Count<Decoder::kUnits>());
     x += Decoder::kUnits * kXBytes;
   }
-  StorePanel<R>(task, row, acc, Count<T>());
-  if constexpr (P == 2) StorePanel<R>(task, row + kPanelRows, acc + T * R, Count<T>());
+  StorePanel<R>(task, rows[0], acc, Count<T>());
+  if constexpr (P == 2) StorePanel<R>(task, rows[1], acc + T * R, Count<T>());
 }
 template <class Decoder, int T>
 void FusedBf16(const LinearTask& task) noexcept {
-  constexpr bool kPairs = HARROW_NATIVE_BF16 && Decoder::kPairs && T <= kPairTokens;
   const PanelGeometry g = GeometryOf(task.weight->spec, task.weight->rows, task.weight->cols);
   int64_t row = task.row_begin;
-  if constexpr (kPairs) {
-    for (; row + kPanelRows < task.row_end; row += 2 * kPanelRows)
-      PanelsBf16<Decoder, T, 2>(task, g, row);
+  if constexpr (HARROW_NATIVE_BF16 && Decoder::kPairs && T <= kPairTokens) {
+    const int64_t half = HalfRows(task);
+    for (const int64_t end = row + half; row < end; row += kPanelRows) {
+      const int64_t rows[2] = {row, row + half};
+      PanelsBf16<Decoder, T, 2>(task, g, rows);
+    }
+    row += half;
   }
   for (; row < task.row_end; row += kPanelRows)
-    PanelsBf16<Decoder, T, 1>(task, g, row);
+    PanelsBf16<Decoder, T, 1>(task, g, &row);
 }
 
 // Starts the sums of a group at the correction for q + 128, where weights are stored so.
@@ -304,9 +327,9 @@ HARROW_INLINE void EndPanelGroup(F* out, const I* acc, const std::byte* scales,
   EndGroup<R>(out, acc, scale, x_scales, Count<T>());
 }
 
-// P panels from `row` on.
+// The panels that begin at P rows.
 template <class Decoder, int T, int P>
-HARROW_INLINE void PanelsI8(const LinearTask& task, const PanelGeometry& g, int64_t row) {
+HARROW_INLINE void PanelsI8(const LinearTask& task, const PanelGeometry& g, const int64_t* rows) {
   constexpr int R = Partials(T * P);
   const LinearWeight& weight = *task.weight;
   const PackedX& x = *task.x;
@@ -314,8 +337,8 @@ HARROW_INLINE void PanelsI8(const LinearTask& task, const PanelGeometry& g, int6
   const int64_t x_groups_per_scale = weight.spec.group / x.format.group;
   const std::byte* panels[P];
   Decoder decoders[P];
-  panels[0] = BeginPanel(weight, g, row / kPanelRows, &decoders[0]);
-  if constexpr (P == 2) panels[1] = BeginPanel(weight, g, row / kPanelRows + 1, &decoders[1]);
+  panels[0] = BeginPanel(weight, g, rows[0] / kPanelRows, &decoders[0]);
+  if constexpr (P == 2) panels[1] = BeginPanel(weight, g, rows[1] / kPanelRows, &decoders[1]);
   const std::byte* cells = x.values;
   F out[P * T];
   Clear(out, ZeroF(), Count<P * T>());
@@ -340,17 +363,21 @@ HARROW_INLINE void PanelsI8(const LinearTask& task, const PanelGeometry& g, int6
     if constexpr (P == 2)
       EndPanelGroup<T, R, Decoder>(out + T, acc + T * R, panels[1] + scales_at, x_scales);
   }
-  StorePanel<1>(task, row, out, Count<T>());
-  if constexpr (P == 2) StorePanel<1>(task, row + kPanelRows, out + T, Count<T>());
+  StorePanel<1>(task, rows[0], out, Count<T>());
+  if constexpr (P == 2) StorePanel<1>(task, rows[1], out + T, Count<T>());
 }
 template <class Decoder, int T>
 void FusedI8(const LinearTask& task) noexcept {
   const PanelGeometry g = GeometryOf(task.weight->spec, task.weight->rows, task.weight->cols);
   int64_t row = task.row_begin;
   if constexpr (Decoder::kPairs && T <= kPairTokens) {
-    for (; row + kPanelRows < task.row_end; row += 2 * kPanelRows)
-      PanelsI8<Decoder, T, 2>(task, g, row);
+    const int64_t half = HalfRows(task);
+    for (const int64_t end = row + half; row < end; row += kPanelRows) {
+      const int64_t rows[2] = {row, row + half};
+      PanelsI8<Decoder, T, 2>(task, g, rows);
+    }
+    row += half;
   }
   for (; row < task.row_end; row += kPanelRows)
-    PanelsI8<Decoder, T, 1>(task, g, row);
+    PanelsI8<Decoder, T, 1>(task, g, &row);
 }
