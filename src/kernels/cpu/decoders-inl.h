@@ -2,6 +2,8 @@
 //
 // What decoders say of themselves, besides the number of units of a block:
 //   kPairs    few tokens take two panels at once
+//   kAhead    few tokens: a unit is decoded before the last one meets x; products that wait for a
+//             long decoding would fill the schedulers and keep the next one out
 // and those of bytes for DotI8:
 //   kDirect   the stored form is what DotI8 takes
 //   kFactor   what a unit's integers are too large by
@@ -28,8 +30,8 @@ struct MaskedBlocks {
     passed = 0;
     if constexpr (kFixedStride) next = block + stride;
   }
-  // Mask bits as `Word`. By way of a general register, where they are counted too: vector loads are
-  // the bottleneck, and a mask register is one.
+  // Mask bits as `Word`, loaded once: they are counted in a general register and moved from there
+  // to a mask register, which spares one of the two vector loads of a cycle.
   template <class Word>
   HARROW_INLINE Word Mask(int i) const {
     Word word;
@@ -53,7 +55,7 @@ template <bool kFixedStride>
 struct MaskedBf16 : MaskedBlocks<16, kFixedStride> {
   static constexpr int kUnits = 16;
   static constexpr bool kPairs = true;
-  static constexpr int kAhead = 0;
+  static constexpr bool kAhead = false;
   Background background;
 
   HARROW_INLINE void Begin(const std::byte* in, int64_t block_stride) {
@@ -73,7 +75,7 @@ template <bool kFixedStride>
 struct MaskedI8 : MaskedBlocks<8, kFixedStride> {
   static constexpr int kUnits = 8;
   static constexpr bool kPairs = true;
-  static constexpr int kAhead = 0;
+  static constexpr bool kAhead = false;
   static constexpr bool kDirect = false;
   static constexpr float kFactor = 1;
   static constexpr bool kZeros = false;
@@ -130,7 +132,7 @@ struct QuadBlocks {
 struct QuadBf16 : QuadBlocks<8> {
   static constexpr int kUnits = 16;
   static constexpr bool kPairs = false;
-  static constexpr int kAhead = 0;
+  static constexpr bool kAhead = false;
 
   HARROW_INLINE void Begin(const std::byte* in, int64_t) {
     next = in;
@@ -146,7 +148,7 @@ struct QuadBf16 : QuadBlocks<8> {
 struct QuadI8 : QuadBlocks<4> {
   static constexpr int kUnits = 8;
   static constexpr bool kPairs = false;
-  static constexpr int kAhead = 0;
+  static constexpr bool kAhead = false;
   static constexpr bool kDirect = false;
   static constexpr float kFactor = 1;
   static constexpr bool kZeros = false;
@@ -162,7 +164,7 @@ struct QuadI8 : QuadBlocks<4> {
 struct PlainI8 {
   static constexpr int kUnits = 8;
   static constexpr bool kPairs = false;
-  static constexpr int kAhead = 0;
+  static constexpr bool kAhead = false;
   static constexpr bool kDirect = kOffsetWeights;
   static constexpr float kFactor = 1;
   static constexpr bool kZeros = false;
@@ -183,7 +185,7 @@ template <bool kFixedStride, bool kHasZeros>
 struct MaskedI4 : MaskedBlocks<4, kFixedStride> {
   static constexpr int kUnits = 8;
   static constexpr bool kPairs = true;
-  static constexpr int kAhead = 1;
+  static constexpr bool kAhead = true;
   static constexpr bool kDirect = false;
   static constexpr float kFactor = 16;
   static constexpr bool kZeros = kHasZeros;
@@ -212,7 +214,7 @@ template <bool kHasZeros>
 struct PlainI4 {
   static constexpr int kUnits = 8;
   static constexpr bool kPairs = false;
-  static constexpr int kAhead = 0;
+  static constexpr bool kAhead = false;
   static constexpr bool kDirect = false;
   static constexpr float kFactor = 16;
   static constexpr bool kZeros = kHasZeros;

@@ -169,8 +169,9 @@ HARROW_INLINE void RowGroups(const LinearTask& task) {
 // ---- panels, few tokens
 //
 // Masked formats take two panels at a time where their sums fit in registers: what is loaded of x
-// serves both, and neither waits for the bit counts of its blocks alone. acc[(p * T + t) * R + r]
-// is partial sum r of token t in panel p.
+// serves both, and while one waits for the bit counts of a block the other runs. The two come from
+// the two halves of a task, so that what FetchLater() asks for at the end of a panel is the
+// stream's next one. acc[(p * T + t) * R + r] is partial sum r of token t in panel p.
 
 template <int R, int... t>
 HARROW_INLINE void StepUnit(F* acc, int r, Unit w, const std::byte* x, Ints<t...>) {
@@ -213,26 +214,22 @@ HARROW_INLINE void StepUnits(V* acc, int r, const W* w, const std::byte* x) {
     StepPair<R>(acc, r, w[0], w[1], x, Count<T>());
   }
 }
-template <int P, class W, class Decoder, int... u>
-HARROW_INLINE void FirstUnits(W* out, Decoder* decoders, Ints<u...>) {
-  (NextUnits<P>(out[u], decoders, u), ...);
-}
-// One block; x_bytes is what one unit takes of x. Units are decoded kAhead before they meet x:
-// products that wait for their unit keep the next one out of the schedulers.
+// One block; x_bytes is what one unit takes of x.
 template <int T, int R, int P, class V, class Decoder, int... u>
 HARROW_INLINE void StepBlock(V* acc, Decoder* decoders, const std::byte* x, int64_t x_bytes,
                              Ints<u...>) {
   constexpr int kUnits = Decoder::kUnits;
-  constexpr int kAhead = Decoder::kAhead;
+  constexpr int kAhead = Decoder::kAhead ? 1 : 0;
   decoders[0].BeginBlock();
   if constexpr (P == 2) decoders[1].BeginBlock();
   decltype(decoders->Next(0)) w[kUnits][P];
-  FirstUnits<P>(w, decoders, Count<kAhead>());
+  if constexpr (kAhead == 1) NextUnits<P>(w[0], decoders, 0);
   ((u + kAhead < kUnits ? NextUnits<P>(w[u + kAhead], decoders, u + kAhead) : void(),
     StepUnits<T, R, P>(acc, u % R, w[u], x + u * x_bytes)),
    ...);
 }
-// Rows of half the panels of a task; one more panel may be left.
+// Rows of half the panels of a task. One more panel may be left, the last of W (kTaskRows), so that
+// the order of sums does not depend on how tasks are cut.
 HARROW_INLINE int64_t HalfRows(const LinearTask& task) {
   const int64_t panels = (task.row_end - task.row_begin + kPanelRows - 1) / kPanelRows;
   return panels / 2 * kPanelRows;
