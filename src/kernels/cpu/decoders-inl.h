@@ -1,6 +1,10 @@
 // From panel bytes to units in registers. Part of linear-inl.h.
 //
-// What decoders of bytes for DotI8 say of themselves, besides the number of units of a block:
+// What decoders say of themselves, besides the number of units of a block:
+//   kPairs    few tokens take two panels at once
+//   kAhead    few tokens: a unit is decoded before the last one meets x; products that wait for a
+//             long decoding would fill the schedulers and keep the next one out
+// and those of bytes for DotI8:
 //   kDirect   the stored form is what DotI8 takes
 //   kFactor   what a unit's integers are too large by
 //   kZeros    rows have zero points; BeginGroup() is given those of the blocks that follow
@@ -10,92 +14,68 @@
 // The masked formats. A block is 512 mask bits, then the stored codes. `stride` is the size of
 // every block where that is fixed (nm), so that a block need not wait for the bit counts of the
 // last.
-//
-// Where that wait is the limit (bitmask, few tokens) its length counts: the counts are added as a
-// tree, 0.90 ns a unit on Zen 5 where one after the other took 1.07.
 template <int kCodeBits, bool kFixedStride>
 struct MaskedBlocks {
   const std::byte* block;
-  const std::byte* next;
-  const std::byte* counted;  // block, of which the compiler knows nothing: see BeginBlock()
+  const std::byte* next;  // bitmask: known after the last unit
   int64_t stride;
-  uint64_t offsets[8];  // in codes, of each mask word's first code
+  uint64_t passed;  // codes of the block that are behind
 
   HARROW_INLINE void BeginAt(const std::byte* in, int64_t block_stride) {
     next = in;
     stride = block_stride;
   }
-  static HARROW_INLINE uint64_t WordAt(const std::byte* words, int i) {
-    uint64_t word;
-    __builtin_memcpy(&word, words + 8 * i, sizeof(word));
-    return word;
-  }
-  HARROW_INLINE uint64_t Word(int i) const { return WordAt(block, i); }
-  HARROW_INLINE uint64_t Bits(int i) const {
-    return static_cast<uint64_t>(__builtin_popcountll(WordAt(counted, i)));
-  }
   HARROW_INLINE void BeginBlock() {
     block = next;
-    // Were a word loaded once, GCC 12 would load it as a mask and move it to where it is counted:
-    // an instruction more, and its latency between one block and the next.
-    counted = block;
-    __asm__("" : "+r"(counted));
-    const uint64_t first2 = Bits(0) + Bits(1);
-    const uint64_t second2 = Bits(2) + Bits(3);
-    const uint64_t third2 = Bits(4) + Bits(5);
-    const uint64_t first4 = first2 + second2;
-    const uint64_t third6 = first4 + third2;
-    offsets[0] = 0;
-    offsets[1] = Bits(0);
-    offsets[2] = first2;
-    offsets[3] = first2 + Bits(2);
-    offsets[4] = first4;
-    offsets[5] = first4 + Bits(4);
-    offsets[6] = third6;
-    offsets[7] = third6 + Bits(6);
-    if constexpr (kFixedStride) {
-      next = block + stride;
-    } else {
-      uint64_t total = first4 + (third2 + (Bits(6) + Bits(7)));
-      __asm__("" : "+r"(total));  // keeps the compiler from chaining it behind offsets[7]
-      next = block + kMaskBytes + ByteOf(kCodeBits == 4 ? total + 1 : total);
-    }
+    passed = 0;
+    if constexpr (kFixedStride) next = block + stride;
+  }
+  // Mask bits as `Word`, loaded once: they are counted in a general register and moved from there
+  // to a mask register, which spares one of the two vector loads of a cycle.
+  template <class Word>
+  HARROW_INLINE Word Mask(int i) const {
+    Word word;
+    __builtin_memcpy(&word, block + static_cast<int>(sizeof(Word)) * i, sizeof(word));
+    __asm__("" : "+r"(word));
+    return word;
   }
   static HARROW_INLINE uint64_t ByteOf(uint64_t code) {
     return kCodeBits == 4 ? code / 2 : code * (kCodeBits / 8);
   }
-  // The byte where mask word i's codes begin.
-  HARROW_INLINE const std::byte* Codes(int i) const {
-    return block + kMaskBytes + ByteOf(offsets[i]);
+  HARROW_INLINE const std::byte* Codes() const { return block + kMaskBytes + ByteOf(passed); }
+  // Goes behind the codes of `mask`.
+  HARROW_INLINE void Pass(uint64_t mask, bool last) {
+    passed += static_cast<uint64_t>(__builtin_popcountll(mask));
+    if (!kFixedStride && last)
+      next = block + kMaskBytes + ByteOf(kCodeBits == 4 ? passed + 1 : passed);
   }
-  // Asks for what stands kFetchDistance after mask word i's codes, and `bytes` on.
-  HARROW_INLINE void FetchAfter(int i, int64_t bytes) const { FetchLater(Codes(i) + bytes); }
 };
 
 template <bool kFixedStride>
 struct MaskedBf16 : MaskedBlocks<16, kFixedStride> {
   static constexpr int kUnits = 16;
+  static constexpr bool kPairs = true;
+  static constexpr bool kAhead = false;
   Background background;
 
   HARROW_INLINE void Begin(const std::byte* in, int64_t block_stride) {
     this->BeginAt(in, block_stride);
     background = MakeBackground(0);
   }
-  // A mask word's codes are up to two lines.
-  HARROW_INLINE void Fetch(int u) const { this->FetchAfter(u / 2, u % 2 * 64); }
+  HARROW_INLINE void Fetch(int) const { FetchLater(this->Codes()); }
   HARROW_INLINE Unit Next(int u) {
-    const uint64_t word = this->Word(u / 2);
-    const uint32_t low = static_cast<uint32_t>(word);
-    const std::byte* codes = this->Codes(u / 2);
-    if (u % 2 == 0) return ExpandBf16(this->background, codes, low);
-    return ExpandBf16(this->background, codes + 2 * static_cast<uint64_t>(__builtin_popcount(low)),
-                      static_cast<uint32_t>(word >> 32));
+    const uint32_t mask = this->template Mask<uint32_t>(u);
+    const std::byte* codes = this->Codes();
+    this->Pass(mask, u == kUnits - 1);
+    return ExpandBf16(background, codes, mask);
   }
 };
 
 template <bool kFixedStride>
 struct MaskedI8 : MaskedBlocks<8, kFixedStride> {
   static constexpr int kUnits = 8;
+  static constexpr bool kPairs = true;
+  static constexpr bool kAhead = false;
   static constexpr bool kDirect = false;
   static constexpr float kFactor = 1;
   static constexpr bool kZeros = false;
@@ -105,9 +85,12 @@ struct MaskedI8 : MaskedBlocks<8, kFixedStride> {
     this->BeginAt(in, block_stride);
     background = MakeBackground(128);
   }
-  HARROW_INLINE void Fetch(int u) const { this->FetchAfter(u, 0); }
+  HARROW_INLINE void Fetch(int) const { FetchLater(this->Codes()); }
   HARROW_INLINE UnitI8 Next(int u) {
-    return ExpandI8(this->background, this->Codes(u), this->Word(u));
+    const uint64_t mask = this->template Mask<uint64_t>(u);
+    const std::byte* codes = this->Codes();
+    this->Pass(mask, u == kUnits - 1);
+    return ExpandI8(background, codes, mask);
   }
 };
 
@@ -148,6 +131,8 @@ struct QuadBlocks {
 
 struct QuadBf16 : QuadBlocks<8> {
   static constexpr int kUnits = 16;
+  static constexpr bool kPairs = false;
+  static constexpr bool kAhead = false;
 
   HARROW_INLINE void Begin(const std::byte* in, int64_t) {
     next = in;
@@ -162,6 +147,8 @@ struct QuadBf16 : QuadBlocks<8> {
 
 struct QuadI8 : QuadBlocks<4> {
   static constexpr int kUnits = 8;
+  static constexpr bool kPairs = false;
+  static constexpr bool kAhead = false;
   static constexpr bool kDirect = false;
   static constexpr float kFactor = 1;
   static constexpr bool kZeros = false;
@@ -176,6 +163,8 @@ struct QuadI8 : QuadBlocks<4> {
 
 struct PlainI8 {
   static constexpr int kUnits = 8;
+  static constexpr bool kPairs = false;
+  static constexpr bool kAhead = false;
   static constexpr bool kDirect = kOffsetWeights;
   static constexpr float kFactor = 1;
   static constexpr bool kZeros = false;
@@ -195,6 +184,8 @@ struct PlainI8 {
 template <bool kFixedStride, bool kHasZeros>
 struct MaskedI4 : MaskedBlocks<4, kFixedStride> {
   static constexpr int kUnits = 8;
+  static constexpr bool kPairs = true;
+  static constexpr bool kAhead = true;
   static constexpr bool kDirect = false;
   static constexpr float kFactor = 16;
   static constexpr bool kZeros = kHasZeros;
@@ -207,17 +198,23 @@ struct MaskedI4 : MaskedBlocks<4, kFixedStride> {
   HARROW_INLINE void BeginGroup(I zeros) { background = BackgroundOfLanes(zeros); }
   // Two units' codes are at most one line; the mask is another.
   HARROW_INLINE void Fetch(int u) const {
-    if (u % 2 == 0) this->FetchAfter(u, 0);
-    if (u == 7) FetchLater(this->next);
+    if (u == 0) FetchLater(this->block);
+    if (u % 2 == 0) FetchLater(this->Codes());
   }
   HARROW_INLINE UnitI8 Next(int u) {
-    return ExpandI4(background, this->Codes(u), this->offsets[u] % 2, this->Word(u));
+    const uint64_t mask = this->template Mask<uint64_t>(u);
+    const std::byte* codes = this->Codes();
+    const uint64_t odd = this->passed % 2;
+    this->Pass(mask, u == kUnits - 1);
+    return ExpandI4(background, codes, odd, mask);
   }
 };
 
 template <bool kHasZeros>
 struct PlainI4 {
   static constexpr int kUnits = 8;
+  static constexpr bool kPairs = false;
+  static constexpr bool kAhead = false;
   static constexpr bool kDirect = false;
   static constexpr float kFactor = 16;
   static constexpr bool kZeros = kHasZeros;

@@ -167,6 +167,11 @@ HARROW_INLINE void RowGroups(const LinearTask& task) {
 }
 
 // ---- panels, few tokens
+//
+// Masked formats take two panels at a time where their sums fit in registers: what is loaded of x
+// serves both, and while one waits for the bit counts of a block the other runs. The two come from
+// the two halves of a task, so that what FetchLater() asks for at the end of a panel is the
+// stream's next one. acc[(p * T + t) * R + r] is partial sum r of token t in panel p.
 
 template <int R, int... t>
 HARROW_INLINE void StepUnit(F* acc, int r, Unit w, const std::byte* x, Ints<t...>) {
@@ -176,13 +181,58 @@ template <int R, int... t>
 HARROW_INLINE void StepUnit(I* acc, int r, UnitI8 w, const std::byte* x, Ints<t...>) {
   ((acc[t * R + r] = DotCell(acc[t * R + r], w, x + 4 * t)), ...);
 }
+HARROW_INLINE void StepCell(I* first, I* second, UnitI8 w0, UnitI8 w1, const std::byte* x) {
+  const I cell = BroadcastI(x);
+  *first = DotI8(*first, w0, cell);
+  *second = DotI8(*second, w1, cell);
+}
+#if HARROW_NATIVE_BF16
+HARROW_INLINE void StepCell(F* first, F* second, Unit w0, Unit w1, const std::byte* x) {
+  const Unit cell = Pinned(AsUnit(BroadcastF(x)));
+  *first = DotBf16(*first, w0, cell);
+  *second = DotBf16(*second, w1, cell);
+}
+#endif
+template <int R, class V, class W, int... t>
+HARROW_INLINE void StepPair(V* acc, int r, W w0, W w1, const std::byte* x, Ints<t...>) {
+  constexpr int T = sizeof...(t);
+  (StepCell(acc + t * R + r, acc + (T + t) * R + r, w0, w1, x + 4 * t), ...);
+}
+// Units u of P panels.
+template <int P, class W, class Decoder>
+HARROW_INLINE void NextUnits(W* out, Decoder* decoders, int u) {
+  decoders[0].Fetch(u);
+  if constexpr (P == 2) decoders[1].Fetch(u);
+  out[0] = decoders[0].Next(u);
+  if constexpr (P == 2) out[1] = decoders[1].Next(u);
+}
+template <int T, int R, int P, class V, class W>
+HARROW_INLINE void StepUnits(V* acc, int r, const W* w, const std::byte* x) {
+  if constexpr (P == 1) {
+    StepUnit<R>(acc, r, w[0], x, Count<T>());
+  } else {
+    StepPair<R>(acc, r, w[0], w[1], x, Count<T>());
+  }
+}
 // One block; x_bytes is what one unit takes of x.
-template <int T, int R, class V, class Decoder, int... u>
-HARROW_INLINE void StepBlock(V* acc, Decoder* decoder, const std::byte* x, int64_t x_bytes,
+template <int T, int R, int P, class V, class Decoder, int... u>
+HARROW_INLINE void StepBlock(V* acc, Decoder* decoders, const std::byte* x, int64_t x_bytes,
                              Ints<u...>) {
-  decoder->BeginBlock();
-  ((decoder->Fetch(u), StepUnit<R>(acc, u % R, decoder->Next(u), x + u * x_bytes, Count<T>())),
+  constexpr int kUnits = Decoder::kUnits;
+  constexpr int kAhead = Decoder::kAhead ? 1 : 0;
+  decoders[0].BeginBlock();
+  if constexpr (P == 2) decoders[1].BeginBlock();
+  decltype(decoders->Next(0)) w[kUnits][P];
+  if constexpr (kAhead == 1) NextUnits<P>(w[0], decoders, 0);
+  ((u + kAhead < kUnits ? NextUnits<P>(w[u + kAhead], decoders, u + kAhead) : void(),
+    StepUnits<T, R, P>(acc, u % R, w[u], x + u * x_bytes)),
    ...);
+}
+// Rows of half the panels of a task. One more panel may be left, the last of W (kTaskRows), so that
+// the order of sums does not depend on how tasks are cut.
+HARROW_INLINE int64_t HalfRows(const LinearTask& task) {
+  const int64_t panels = (task.row_end - task.row_begin + kPanelRows - 1) / kPanelRows;
+  return panels / 2 * kPanelRows;
 }
 template <int R, int... t>
 HARROW_INLINE void StorePanel(const LinearTask& task, int64_t row, const F* acc, Ints<t...>) {
@@ -190,25 +240,41 @@ HARROW_INLINE void StorePanel(const LinearTask& task, int64_t row, const F* acc,
    ...);
 }
 
-template <class Decoder, int T>
-void FusedBf16(const LinearTask& task) noexcept {
-  constexpr int R = Partials(T);
+// The panels that begin at P rows.
+template <class Decoder, int T, int P>
+HARROW_INLINE void PanelsBf16(const LinearTask& task, const PanelGeometry& g, const int64_t* rows) {
+  constexpr int R = Partials(T * P);
   constexpr int64_t kXBytes = 4 * MathBf16::kCellsPerUnit * T;
   const LinearWeight& weight = *task.weight;
-  const PanelGeometry g = GeometryOf(weight.spec, weight.rows, weight.cols);
   const int64_t stride = BlockStride(weight.spec);
-  for (int64_t row = task.row_begin; row < task.row_end; row += kPanelRows) {
-    Decoder decoder;
-    decoder.Begin(weight.data.data() + PanelOffset(weight, row / kPanelRows), stride);
-    const std::byte* x = task.x->values;
-    F acc[T * R];
-    Clear(acc, ZeroF(), Count<T * R>());
-    for (int64_t b = 0; b < g.blocks; ++b) {
-      StepBlock<T, R>(acc, &decoder, x, kXBytes, Count<Decoder::kUnits>());
-      x += Decoder::kUnits * kXBytes;
-    }
-    StorePanel<R>(task, row, acc, Count<T>());
+  Decoder decoders[P];
+  decoders[0].Begin(weight.data.data() + PanelOffset(weight, rows[0] / kPanelRows), stride);
+  if constexpr (P == 2)
+    decoders[1].Begin(weight.data.data() + PanelOffset(weight, rows[1] / kPanelRows), stride);
+  const std::byte* x = task.x->values;
+  F acc[P * T * R];
+  Clear(acc, ZeroF(), Count<P * T * R>());
+  for (int64_t b = 0; b < g.blocks; ++b) {
+    StepBlock<T, R, P>(acc, decoders, x, kXBytes, Count<Decoder::kUnits>());
+    x += Decoder::kUnits * kXBytes;
   }
+  StorePanel<R>(task, rows[0], acc, Count<T>());
+  if constexpr (P == 2) StorePanel<R>(task, rows[1], acc + T * R, Count<T>());
+}
+template <class Decoder, int T>
+void FusedBf16(const LinearTask& task) noexcept {
+  const PanelGeometry g = GeometryOf(task.weight->spec, task.weight->rows, task.weight->cols);
+  int64_t row = task.row_begin;
+  if constexpr (HARROW_NATIVE_BF16 && Decoder::kPairs && T <= kPairTokens) {
+    const int64_t half = HalfRows(task);
+    for (const int64_t end = row + half; row < end; row += kPanelRows) {
+      const int64_t rows[2] = {row, row + half};
+      PanelsBf16<Decoder, T, 2>(task, g, rows);
+    }
+    row += half;
+  }
+  for (; row < task.row_end; row += kPanelRows)
+    PanelsBf16<Decoder, T, 1>(task, g, &row);
 }
 
 // Starts the sums of a group at the correction for q + 128, where weights are stored so.
@@ -227,47 +293,88 @@ HARROW_INLINE void AddZeros(I* acc, I zero_shift, const int32_t* corrections, In
   ((acc[t * R] = WithZeros(acc[t * R], zero_shift, corrections + t)), ...);
 }
 
-template <class Decoder, int T>
-void FusedI8(const LinearTask& task) noexcept {
-  constexpr int R = Partials(T);
+// One panel's part of what begins a panel, and begins and ends a group. Returns the panel.
+template <class Decoder>
+HARROW_INLINE const std::byte* BeginPanel(const LinearWeight& weight, const PanelGeometry& g,
+                                          int64_t panel, Decoder* decoder) {
+  const std::byte* begin = weight.data.data() + PanelOffset(weight, panel);
+  for (int64_t i = 0; i < g.scale_bytes; i += 64)
+    FetchLater(begin + i);
+  decoder->Begin(begin + g.scale_bytes, BlockStride(weight.spec));
+  return begin;
+}
+template <int T, int R, class Decoder>
+HARROW_INLINE void BeginPanelGroup(I* acc, Decoder* decoder, const std::byte* zeros_at,
+                                   const int32_t* corrections) {
+  BeginGroup<R>(acc, corrections, Count<T>());
+  if constexpr (Decoder::kZeros) {
+    const I zeros = LoadBytes(zeros_at);
+    decoder->BeginGroup(zeros);
+    AddZeros<R>(acc, ZeroShift(zeros), corrections, Count<T>());
+  }
+}
+template <int T, int R, class Decoder>
+HARROW_INLINE void EndPanelGroup(F* out, const I* acc, const std::byte* scales,
+                                 const float* x_scales) {
+  F scale = LoadBf16(scales);
+  if constexpr (Decoder::kFactor != 1) {
+    const float inverse = 1 / Decoder::kFactor;
+    scale = Mul(scale, BroadcastF(&inverse));
+  }
+  EndGroup<R>(out, acc, scale, x_scales, Count<T>());
+}
+
+// The panels that begin at P rows.
+template <class Decoder, int T, int P>
+HARROW_INLINE void PanelsI8(const LinearTask& task, const PanelGeometry& g, const int64_t* rows) {
+  constexpr int R = Partials(T * P);
   const LinearWeight& weight = *task.weight;
   const PackedX& x = *task.x;
-  const PanelGeometry g = GeometryOf(weight.spec, weight.rows, weight.cols);
-  const int64_t stride = BlockStride(weight.spec);
   const int64_t x_group_blocks = x.format.group / kBlockCols;
   const int64_t x_groups_per_scale = weight.spec.group / x.format.group;
-  for (int64_t row = task.row_begin; row < task.row_end; row += kPanelRows) {
-    const std::byte* panel = weight.data.data() + PanelOffset(weight, row / kPanelRows);
-    for (int64_t i = 0; i < g.scale_bytes; i += 64)
-      FetchLater(panel + i);
-    Decoder decoder;
-    decoder.Begin(panel + g.scale_bytes, stride);
-    const std::byte* cells = x.values;
-    F out[T];
-    Clear(out, ZeroF(), Count<T>());
-    int64_t block = 0;
-    for (int64_t group = 0; group < x.groups; ++group) {
-      I acc[T * R];
-      Clear(acc, ZeroI(), Count<T * R>());
-      BeginGroup<R>(acc, x.corrections + group * T, Count<T>());
-      const int64_t weight_group = group / x_groups_per_scale;
-      if constexpr (Decoder::kZeros) {
-        const I zeros = LoadBytes(panel + g.zeros_at() + weight_group * kPanelRows);
-        decoder.BeginGroup(zeros);
-        AddZeros<R>(acc, ZeroShift(zeros), x.corrections + group * T, Count<T>());
-      }
-      const int64_t end = block + x_group_blocks < g.blocks ? block + x_group_blocks : g.blocks;
-      for (; block < end; ++block) {
-        StepBlock<T, R>(acc, &decoder, cells, 4 * T, Count<Decoder::kUnits>());
-        cells += Decoder::kUnits * 4 * T;
-      }
-      F scale = LoadBf16(panel + weight_group * (2 * kPanelRows));
-      if constexpr (Decoder::kFactor != 1) {
-        const float inverse = 1 / Decoder::kFactor;
-        scale = Mul(scale, BroadcastF(&inverse));
-      }
-      EndGroup<R>(out, acc, scale, x.scales + group * T, Count<T>());
+  const std::byte* panels[P];
+  Decoder decoders[P];
+  panels[0] = BeginPanel(weight, g, rows[0] / kPanelRows, &decoders[0]);
+  if constexpr (P == 2) panels[1] = BeginPanel(weight, g, rows[1] / kPanelRows, &decoders[1]);
+  const std::byte* cells = x.values;
+  F out[P * T];
+  Clear(out, ZeroF(), Count<P * T>());
+  int64_t block = 0;
+  for (int64_t group = 0; group < x.groups; ++group) {
+    I acc[P * T * R];
+    Clear(acc, ZeroI(), Count<P * T * R>());
+    const int64_t weight_group = group / x_groups_per_scale;
+    const int64_t zeros_at = g.zeros_at() + weight_group * kPanelRows;
+    const int32_t* corrections = x.corrections + group * T;
+    BeginPanelGroup<T, R>(acc, &decoders[0], panels[0] + zeros_at, corrections);
+    if constexpr (P == 2)
+      BeginPanelGroup<T, R>(acc + T * R, &decoders[1], panels[1] + zeros_at, corrections);
+    const int64_t end = block + x_group_blocks < g.blocks ? block + x_group_blocks : g.blocks;
+    for (; block < end; ++block) {
+      StepBlock<T, R, P>(acc, decoders, cells, 4 * T, Count<Decoder::kUnits>());
+      cells += Decoder::kUnits * 4 * T;
     }
-    StorePanel<1>(task, row, out, Count<T>());
+    const int64_t scales_at = weight_group * (2 * kPanelRows);
+    const float* x_scales = x.scales + group * T;
+    EndPanelGroup<T, R, Decoder>(out, acc, panels[0] + scales_at, x_scales);
+    if constexpr (P == 2)
+      EndPanelGroup<T, R, Decoder>(out + T, acc + T * R, panels[1] + scales_at, x_scales);
   }
+  StorePanel<1>(task, rows[0], out, Count<T>());
+  if constexpr (P == 2) StorePanel<1>(task, rows[1], out + T, Count<T>());
+}
+template <class Decoder, int T>
+void FusedI8(const LinearTask& task) noexcept {
+  const PanelGeometry g = GeometryOf(task.weight->spec, task.weight->rows, task.weight->cols);
+  int64_t row = task.row_begin;
+  if constexpr (Decoder::kPairs && T <= kPairTokens) {
+    const int64_t half = HalfRows(task);
+    for (const int64_t end = row + half; row < end; row += kPanelRows) {
+      const int64_t rows[2] = {row, row + half};
+      PanelsI8<Decoder, T, 2>(task, g, rows);
+    }
+    row += half;
+  }
+  for (; row < task.row_end; row += kPanelRows)
+    PanelsI8<Decoder, T, 1>(task, g, &row);
 }

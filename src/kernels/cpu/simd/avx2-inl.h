@@ -22,6 +22,7 @@ constexpr int kMicroTokens = 4;
 constexpr int kMicroTokensI8 = 4;
 constexpr bool kFloatSumsStay = false;
 constexpr int kPanelTokens = 4;
+constexpr int kPairTokens = 0;
 constexpr int kRowTokens = 4;
 constexpr int kBlockTokens = 4;
 constexpr int kBlockTokensI8 = 4;

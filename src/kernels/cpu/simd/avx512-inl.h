@@ -17,6 +17,8 @@ constexpr bool kFloatSumsStay = true;
 // Units go straight into the products of up to 16 tokens: 16 sums stay in registers. int8's float
 // results do not all fit beside them; the compiler moves them to memory and back once a group.
 constexpr int kPanelTokens = 16;
+// Masked formats: 2 panels x 8 tokens are as many sums.
+constexpr int kPairTokens = 8;
 constexpr int kRowTokens = 4;
 // Block weights: 1 panel x 24 tokens; int8 12 twice.
 constexpr int kBlockTokens = 24;
