@@ -64,7 +64,7 @@ const FormatOps kBitmaskOps = {
     .unpack = UnpackPanels<BitmaskCodec>,
     .validate = ValidatePanels<BitmaskCodec>,
     .suit = SuitBitmask,
-    .least_bits = 3,
+    .least_bits = 2.5,
 };
 
 }  // namespace harrow
