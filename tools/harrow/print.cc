@@ -81,14 +81,14 @@ std::string MarkdownTable(const Table& table) {
 std::string CsvTable(const Json& rows) {
   std::string text;
   for (size_t r = 0; r < rows.size(); ++r) {
-    std::string header;
-    std::string line;
+    std::vector<std::string> header;
+    std::vector<std::string> line;
     for (const auto& [key, value] : rows[r].items()) {
-      header += (header.empty() ? "" : ",") + key;
-      line += (line.empty() && key == rows[r].begin().key() ? "" : ",") + CsvCell(value);
+      header.push_back(key);
+      line.push_back(CsvCell(value));
     }
-    if (r == 0) text += header + "\n";
-    text += line + "\n";
+    if (r == 0) text += fmt::format("{}\n", fmt::join(header, ","));
+    text += fmt::format("{}\n", fmt::join(line, ","));
   }
   return text;
 }
