@@ -1,30 +1,39 @@
-// What rounding activations costs, on inputs with channels far larger than the rest.
+// How activations are rounded, and what it costs on inputs with channels far larger than the rest.
 #include "kernels/activation.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
+#include <limits>
 #include <memory>
 #include <set>
 #include <vector>
 
-#include "formats/testing.h"
+#include "base/float16.h"
 #include "kernels/linear.h"
+#include "kernels/testing.h"
 
 namespace harrow {
 namespace {
+
+using testing::RandomX;
 
 constexpr int64_t kCols = 2048;
 constexpr int64_t kRows = 64;
 constexpr float kOutlier = 100;
 
+float Quantize(const float* x, int64_t count, int8_t* q) {
+  int32_t sum;
+  return ActiveRounding().i8(x, count, q, &sum);
+}
+
 // Normal values; those of `channels` are kOutlier times larger and at least kOutlier.
 std::vector<float> XWithOutliers(const std::set<int64_t>& channels, Rng* rng) {
-  std::vector<float> x(kCols);
-  for (float& v : x)
-    v = static_cast<float>(rng->Normal());
+  std::vector<float> x = RandomX(kCols, rng);
   for (const int64_t channel : channels)
     x[static_cast<size_t>(channel)] = kOutlier * (1 + std::fabs(x[static_cast<size_t>(channel)]));
   return x;
@@ -40,8 +49,7 @@ std::set<int64_t> RandomChannels(size_t count, Rng* rng) {
 // x with one scale a token: what the kernels do not do.
 std::vector<float> RoundedPerToken(const std::vector<float>& x) {
   std::vector<int8_t> q(x.size());
-  int32_t sum;
-  const float scale = ActiveRounding().i8(x.data(), kCols, q.data(), &sum);
+  const float scale = Quantize(x.data(), kCols, q.data());
   std::vector<float> rounded(x.size());
   for (size_t i = 0; i < x.size(); ++i)
     rounded[i] = scale * static_cast<float>(q[i]);
@@ -181,6 +189,81 @@ TEST(ActivationTest, LossByGroupSize) {
       last = group;
     }
   }
+}
+
+TEST(QuantizeTest, RoundsToNearestWithinHalfAStep) {
+  Rng rng(14);
+  for (int round = 0; round < 100; ++round) {
+    const std::vector<float> x = RandomX(128, &rng);
+    int8_t q[128];
+    const float scale = Quantize(x.data(), 128, q);
+    int largest = 0;
+    for (size_t i = 0; i < 128; ++i) {
+      largest = std::max(largest, std::abs(static_cast<int>(q[i])));
+      // Half a step, and the two roundings of 127 / max and of the product.
+      EXPECT_NEAR(static_cast<double>(q[i]) * static_cast<double>(scale), static_cast<double>(x[i]),
+                  static_cast<double>(scale) * (0.5 + 127 * 0x1p-22));
+    }
+    EXPECT_EQ(largest, 127);
+  }
+}
+
+TEST(RoundingTest, EveryTierRoundsToTheSameBits) {
+  const Isa before = ActiveIsa();
+  Rng rng(15);
+  for (int round = 0; round < 200; ++round) {
+    const int64_t count = 1 + static_cast<int64_t>(rng.Below(130));
+    std::vector<float> x = RandomX(count, &rng);
+    if (round % 4 == 1) {  // any bits, NaN and infinities among them
+      for (float& v : x)
+        v = std::bit_cast<float>(static_cast<uint32_t>(rng.Next()));
+    } else if (round % 4 == 2) {  // many ties
+      for (float& v : x)
+        v = static_cast<float>(static_cast<int>(rng.Below(511)) - 255) / 2;
+      x[0] = 127;
+    }
+    const size_t n = x.size();
+    std::vector<std::vector<uint8_t>> results;
+    for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+      if (isa > before) break;
+      ASSERT_TRUE(SetIsaLimit(isa).ok());
+      std::vector<uint8_t> bytes(n * 7 + 8);
+      uint16_t* bf16 = reinterpret_cast<uint16_t*>(bytes.data() + 8 + 4 * n);
+      float* f32 = reinterpret_cast<float*>(bytes.data() + 8);
+      int8_t* q = reinterpret_cast<int8_t*>(bytes.data() + 8 + 6 * n);
+      int32_t sum;
+      ActiveRounding().bf16_as_f32(x.data(), count, f32);
+      ActiveRounding().bf16(x.data(), count, bf16);
+      const float scale = ActiveRounding().i8(x.data(), count, q, &sum);
+      int32_t expected_sum = 0;
+      for (size_t i = 0; i < n; ++i) {
+        EXPECT_EQ(bf16[i], F32ToBf16(x[i]));
+        expected_sum += q[i];
+      }
+      EXPECT_EQ(sum, expected_sum);
+      std::memcpy(bytes.data(), &scale, 4);
+      std::memcpy(bytes.data() + 4, &sum, 4);
+      results.push_back(std::move(bytes));
+    }
+    for (const std::vector<uint8_t>& result : results)
+      EXPECT_EQ(result, results[0]);
+  }
+  ASSERT_TRUE(SetIsaLimit(before).ok());
+}
+
+TEST(QuantizeTest, Edges) {
+  int8_t q[2] = {1, 1};
+  const float zeros[2] = {0, -0.0f};
+  EXPECT_EQ(Quantize(zeros, 2, q), 0.0f);
+  EXPECT_EQ(q[0], 0);
+  const float ends[2] = {-3e38f, 3e38f};
+  EXPECT_TRUE(std::isfinite(Quantize(ends, 2, q)));
+  EXPECT_EQ(q[0], -127);
+  EXPECT_EQ(q[1], 127);
+  const float tiny[2] = {1e-40f, 0};
+  EXPECT_EQ(Quantize(tiny, 2, q), 0.0f);
+  const float bad[2] = {1, std::numeric_limits<float>::quiet_NaN()};
+  EXPECT_TRUE(std::isnan(Quantize(bad, 2, q)));
 }
 
 }  // namespace
