@@ -15,8 +15,8 @@ std::string CsvCell(const Json& value) {
   if (value.is_null()) return text;
   if (value.is_array()) {
     for (const Json& element : value) {
-      text += (text.empty() ? "" : " ") +
-              (element.is_string() ? element.get<std::string>() : element.dump());
+      if (!text.empty()) text += ' ';
+      text += element.is_string() ? element.get<std::string>() : element.dump();
     }
   } else {
     text = value.is_string() ? value.get<std::string>() : value.dump();
@@ -95,7 +95,7 @@ std::string CsvTable(const Json& rows) {
 
 std::string EscapeCell(std::string text) {
   for (size_t i = 0; (i = text.find('|', i)) != std::string::npos; i += 2)
-    text.insert(i, "\\");
+    text.insert(i, 1, '\\');
   return text;
 }
 
