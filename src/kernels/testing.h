@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <iterator>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,10 +38,12 @@ inline std::string CaseName(const LinearCase& c) {
          std::to_string(c.rows) + "x" + std::to_string(c.cols) + "/M" + std::to_string(c.m);
 }
 
-constexpr double kDensities[] = {1, 0.5, 0.3, 0.2, 0.1, 0.05, 0.9, 0};
+inline constexpr double kDensities[] = {1, 0.5, 0.3, 0.2, 0.1, 0.05, 0.9, 0};
 // All up to where kernels for few tokens end, then blocks of tokens, whole and not.
-constexpr int64_t kTokens[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,  12,
-                               13, 14, 15, 16, 24, 25, 32, 48, 64, 85, 128, 512};
+inline constexpr int64_t kTokens[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,  12, 13,
+                                      14, 15, 16, 24, 25, 32, 33, 48, 64, 85, 128, 512};
+// TestedCases() takes both in turn: each meets each.
+static_assert(std::gcd(std::size(kDensities), std::size(kTokens)) == 1);
 
 // Whether a weight takes the same bytes whatever is zero.
 inline bool HasFixedBytes(const WeightSpec& spec) {
@@ -90,13 +93,14 @@ inline std::vector<LinearCase> TimedCases(const WeightSpec& spec) {
   return cases;
 }
 
-constexpr KvType kKvTypes[] = {KvType::kBf16, KvType::kI8, KvType::kF32};
+inline constexpr KvType kKvTypes[] = {KvType::kBf16, KvType::kI8, KvType::kF32};
 // Of real models: head_dim and query heads a KV head.
 struct HeadShape {
   int32_t head_dim;
   int32_t group;
 };
-constexpr HeadShape kHeadShapes[] = {{128, 1}, {128, 4}, {128, 8}, {64, 1}, {64, 4}, {64, 8}};
+inline constexpr HeadShape kHeadShapes[] = {{128, 1}, {128, 4}, {128, 8},
+                                            {64, 1},  {64, 4},  {64, 8}};
 
 }  // namespace harrow::testing
 
