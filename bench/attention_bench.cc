@@ -5,10 +5,10 @@
 //
 // Names are decode/cache type/head_dim/query heads a KV head/tokens/percent of blocks skipped.
 // Counters: us (median of one layer of 8 KV heads), GB/s (bytes of visited blocks), roof (of plain
-// reading, measured in turn); with skipped blocks x_all (visiting all / this). Layers come from a
-// stack larger than any cache. Prefill has 2 KV heads and
-// counts 4 * head_dim operations a query and key: GFLOP/s of those that causality asks for,
-// executed of all in visited blocks, peak = executed / a loop of vdpbf16ps on registers.
+// reading, measured in turn: measure.h); with skipped blocks x_all (visiting all / this). Layers
+// come from a stack larger than any cache. Prefill has 2 KV heads and counts 4 * head_dim
+// operations a query and key: GFLOP/s of those that causality asks for, executed of all in visited
+// blocks, peak = executed / a loop of BF16 dot products on registers (kernels/rate_probe.h).
 #include <benchmark/benchmark.h>
 
 #include <cstring>
@@ -16,58 +16,32 @@
 #include <string>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include "base/buffer.h"
 #include "base/rng.h"
+#include "base/statistics.h"
 #include "base/thread_pool.h"
 #include "kernels/attention.h"
-#include "kernels/cpu/target_region.h"
 #include "kernels/isa.h"
+#include "kernels/rate_probe.h"
+#include "kernels/testing.h"
 #include "measure.h"
 
 namespace harrow {
 namespace {
 
-bench::Flags g_flags;
+using bench::g_flags;
+using bench::Pool;
 
-ThreadPool& Pool() {
-  static ThreadPool pool(g_flags.threads);
-  return pool;
-}
-
-#if defined(__x86_64__)
-HARROW_TARGET_BEGIN("avx512f,avx512bf16")
-// 24 sums: more than latency and ports can keep busy.
-__attribute__((noinline)) void Bf16Loop(int64_t rounds) {
-  __m512 sum[24];
-#pragma GCC unroll 24
-  for (int j = 0; j < 24; ++j)
-    sum[j] = _mm512_setzero_ps();
-  __m512i x = _mm512_set1_epi32(1);
-  __asm__ volatile("" : "+v"(x));
-  for (int64_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 24
-    for (int j = 0; j < 24; ++j) {
-      sum[j] = _mm512_dpbf16_ps(sum[j], (__m512bh)x, (__m512bh)x);
-      __asm__ volatile("" : "+v"(sum[j]));
-    }
-  }
-}
-HARROW_TARGET_END
-#else
-void Bf16Loop(int64_t) {}
-#endif
-
-// Operations per second of all threads.
+// BF16 operations per second of all threads; 0 where no unit of this machine has any.
 double Bf16Peak() {
-  constexpr int64_t kRounds = 400000;
-  if (DetectedIsa() < Isa::kAvx512Bf16) return 0;
-  const double begin = bench::Seconds();
-  Pool().Run([](int) { Bf16Loop(kRounds); });
-  return 24.0 * 64 * kRounds * g_flags.threads / (bench::Seconds() - begin);
+  constexpr int64_t kIterations = 1'000'000;
+  for (const RateProbe& probe : RateProbes()) {
+    if (probe.unit != "dot" || probe.precision != "bf16" || probe.isa > ActiveIsa()) continue;
+    const double begin = bench::Seconds();
+    Pool().Run([&](int) { probe.run(kIterations); });
+    return probe.flops * kIterations * g_flags.threads / (bench::Seconds() - begin);
+  }
+  return 0;
 }
 
 struct Case {
@@ -95,9 +69,7 @@ class Layers {
     // Some blocks of random numbers, again and again.
     const int64_t some = std::min<int64_t>(16, count_ * of_layer);
     Rng rng(1);
-    std::vector<float> x(static_cast<size_t>(some * kKvBlockTokens * c.head_dim));
-    for (float& f : x)
-      f = static_cast<float>(rng.Normal());
+    const std::vector<float> x = testing::RandomX(some * kKvBlockTokens * c.head_dim, &rng);
     AppendKv({layout_, table_.data(), some}, 1, 0, some * kKvBlockTokens, x.data(), x.data(),
              &Pool());
     for (int64_t i = some; i < count_ * of_layer; ++i) {
@@ -105,14 +77,12 @@ class Layers {
                   static_cast<size_t>(layout_.block_bytes));
     }
     const int64_t queries = c.prefill ? c.tokens : 1;
-    q_.resize(static_cast<size_t>(queries * c.kv_heads() * c.group * c.head_dim));
-    for (float& f : q_)
-      f = static_cast<float>(rng.Normal());
+    q_ = testing::RandomX(queries * c.kv_heads() * c.group * c.head_dim, &rng);
     out_.resize(q_.size());
   }
 
   int64_t count() const { return count_; }
-  const AlignedArray<std::byte>& memory() const { return memory_; }
+  uint64_t memory_bytes() const { return memory_.size(); }
 
   // Leaves blocks out at random, but never a query's own. Returns blocks visited by all layers,
   // each as often as there are query blocks that do.
@@ -191,26 +161,26 @@ void Run(benchmark::State& state, const Case& c) {
       if (c.prefill) {
         peaks.push_back(executed / mine.back() / Bf16Peak());
       } else {
-        rates.push_back(bench::ReadRate(&Pool(), some.memory().span()));
-        roofs.push_back(bytes / mine.back() / rates.back());
+        rates.push_back(bench::Roof().ProbeGbps(some.memory_bytes()));
+        roofs.push_back(bytes / mine.back() * 1e-9 / rates.back());
       }
       if (all != nullptr) whole.push_back(all->Time());
     }
-    state.SetIterationTime(bench::Median(mine));
+    state.SetIterationTime(Median(mine));
   }
-  const double seconds = bench::Median(mine);
+  const double seconds = Median(mine);
   state.counters["us"] = seconds * 1e6;
   state.counters["us_min"] = bench::Least(mine) * 1e6;
   if (c.prefill) {
     state.counters["GFLOP/s"] = causal / seconds * 1e-9;
     state.counters["executed"] = executed / seconds * 1e-9;
-    state.counters["peak"] = bench::Median(peaks);
+    state.counters["peak"] = Median(peaks);
   } else {
     state.counters["GB/s"] = bytes / seconds * 1e-9;
-    state.counters["read_GB/s"] = bench::Median(rates) * 1e-9;
-    state.counters["roof"] = bench::Median(roofs);
+    state.counters["read_GB/s"] = Median(rates);
+    state.counters["roof"] = Median(roofs);
   }
-  if (!whole.empty()) state.counters["x_all"] = bench::Median(whole) / seconds;
+  if (!whole.empty()) state.counters["x_all"] = Median(whole) / seconds;
   state.SetLabel(std::string(AttentionKernelName(c.type)));
 }
 
@@ -219,23 +189,18 @@ void Register(const Case& c) {
                            std::string(KvTypeName(c.type)) + "/d" + std::to_string(c.head_dim) +
                            "/G" + std::to_string(c.group) + "/" + std::to_string(c.tokens >> 10) +
                            "k/skip" + std::to_string(c.skip);
-  benchmark::RegisterBenchmark(name.c_str(), [c](benchmark::State& state) { Run(state, c); })
-      ->Iterations(1)
-      ->UseManualTime()
-      ->Unit(benchmark::kMicrosecond);
+  bench::Register(name, [c](benchmark::State& state) { Run(state, c); });
 }
 
 void RegisterAll() {
-  for (const KvType type : {KvType::kBf16, KvType::kI8, KvType::kF32}) {
-    for (const int32_t head_dim : {128, 64}) {
-      for (const int32_t group : {1, 4, 8}) {
-        for (const int64_t tokens : {4096, 16384, 32768})
-          Register({false, type, head_dim, group, tokens, 0});
-        for (const int skip : {50, 80})
-          Register({false, type, head_dim, group, 32768, skip});
-      }
+  for (const KvType type : testing::kKvTypes) {
+    for (const auto& [head_dim, group] : testing::kHeadShapes) {
+      for (const int64_t tokens : {4096, 16384, 32768})
+        Register({false, type, head_dim, group, tokens, 0});
+      for (const int skip : {50, 80})
+        Register({false, type, head_dim, group, 32768, skip});
       for (const int skip : {0, 50, 80})
-        Register({true, type, head_dim, 4, 4096, skip});
+        Register({true, type, head_dim, group, 4096, skip});
     }
   }
 }
@@ -244,8 +209,5 @@ void RegisterAll() {
 }  // namespace harrow
 
 int main(int argc, char** argv) {
-  if (!harrow::bench::Initialize(argc, argv, &harrow::g_flags)) return 1;
-  harrow::RegisterAll();
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return harrow::bench::Main(argc, argv, harrow::RegisterAll);
 }

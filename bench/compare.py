@@ -16,7 +16,7 @@ import sys
 
 
 def rows(text):
-    """{(test, detail): tokens a second} of either program's JSON."""
+    """{test: tokens a second} of either program's JSON."""
     data = json.loads(text)
     if isinstance(data, dict):
         return {r["test"]: r["tps"] for r in data["rows"]}

@@ -1,5 +1,9 @@
-// What the kernel benchmarks share: clocks, robust statistics, the roof beside a measurement,
-// flags.
+// What the kernel benchmarks share: flags, the thread pool, the roof beside a measurement, rows.
+//
+// A row is measured in rounds. In each, all that it compares and a probe of the memory roof run one
+// after the other, with all threads, so that a slow spell of the machine hits all alike. That is as
+// concurrent as a probe may be: one that read memory while a kernel runs would take from it the
+// very bandwidth that it is held against.
 #ifndef HARROW_BENCH_MEASURE_H_
 #define HARROW_BENCH_MEASURE_H_
 
@@ -9,12 +13,11 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <span>
+#include <string>
 #include <vector>
 
-#include "base/buffer.h"
 #include "base/thread_pool.h"
-#include "kernels/read_stream.h"
+#include "kernels/memory_roof.h"
 
 namespace harrow::bench {
 
@@ -26,22 +29,6 @@ inline double Least(const std::vector<double>& values) {
   return *std::min_element(values.begin(), values.end());
 }
 
-inline double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-// Reads all of `memory` once, each thread its own part; bytes per second.
-inline double ReadRate(ThreadPool* pool, std::span<const std::byte> memory) {
-  const size_t words = memory.size() / 8 / static_cast<size_t>(pool->size());
-  const auto* first = reinterpret_cast<const uint64_t*>(memory.data());
-  const double begin = Seconds();
-  pool->Run([&](int thread) {
-    benchmark::DoNotOptimize(ReadStream({first + words * static_cast<size_t>(thread), words}));
-  });
-  return static_cast<double>(memory.size()) / (Seconds() - begin);
-}
-
 // The flags of our own; the others are Google Benchmark's.
 struct Flags {
   int threads = 2;
@@ -49,10 +36,30 @@ struct Flags {
   int rounds = 7;
   bool mapped = false;  // weights from a mapped file; linear_bench
 };
+inline Flags g_flags;
 
-// Takes --threads=, --stack_mb=, --rounds= and --mapped=, and hands on the rest; false on an
-// unknown flag.
-inline bool Initialize(int argc, char** argv, Flags* flags) {
+inline ThreadPool& Pool() {
+  static ThreadPool pool(g_flags.threads);
+  return pool;
+}
+
+inline MemoryRoof& Roof() {
+  static MemoryRoof roof(&Pool());
+  return roof;
+}
+
+// A row that `run` times itself, in one iteration.
+template <class Run>
+void Register(const std::string& name, Run run) {
+  benchmark::RegisterBenchmark(name.c_str(), run)
+      ->Iterations(1)
+      ->UseManualTime()
+      ->Unit(benchmark::kMicrosecond);
+}
+
+// Takes --threads=, --stack_mb=, --rounds= and --mapped=, has `register_all` name the rows and runs
+// those that the other flags ask for. Returns main's.
+inline int Main(int argc, char** argv, void (*register_all)()) {
   std::vector<char*> rest;
   const auto take = [](const char* argument, const char* name, int64_t* value) {
     const size_t length = std::strlen(name);
@@ -60,7 +67,7 @@ inline bool Initialize(int argc, char** argv, Flags* flags) {
     *value = std::max<int64_t>(0, std::atoll(argument + length));
     return true;
   };
-  int64_t threads = flags->threads, stack_mb = flags->stack_bytes >> 20, rounds = flags->rounds;
+  int64_t threads = g_flags.threads, stack_mb = g_flags.stack_bytes >> 20, rounds = g_flags.rounds;
   int64_t mapped = 0;
   for (int i = 0; i < argc; ++i) {
     if (!take(argv[i], "--threads=", &threads) && !take(argv[i], "--stack_mb=", &stack_mb) &&
@@ -68,13 +75,16 @@ inline bool Initialize(int argc, char** argv, Flags* flags) {
       rest.push_back(argv[i]);
     }
   }
-  flags->threads = static_cast<int>(std::max<int64_t>(1, threads));
-  flags->stack_bytes = std::max<int64_t>(1, stack_mb) << 20;
-  flags->rounds = static_cast<int>(std::max<int64_t>(1, rounds));
-  flags->mapped = mapped != 0;
+  g_flags.threads = static_cast<int>(std::max<int64_t>(1, threads));
+  g_flags.stack_bytes = std::max<int64_t>(1, stack_mb) << 20;
+  g_flags.rounds = static_cast<int>(std::max<int64_t>(1, rounds));
+  g_flags.mapped = mapped != 0;
   int count = static_cast<int>(rest.size());
   benchmark::Initialize(&count, rest.data());
-  return !benchmark::ReportUnrecognizedArguments(count, rest.data());
+  if (benchmark::ReportUnrecognizedArguments(count, rest.data())) return 1;
+  register_all();
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
 }
 
 }  // namespace harrow::bench

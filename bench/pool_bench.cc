@@ -10,22 +10,17 @@
 #include <time.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
 #include <string>
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "measure.h"
 
 namespace harrow {
 namespace {
 
-int g_threads = 2;
-
 double Microseconds() {
-  return std::chrono::duration<double, std::micro>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
+  return bench::Seconds() * 1e6;
 }
 
 double CpuMicroseconds() {
@@ -41,7 +36,7 @@ double Quantile(std::vector<double>* values, double q) {
 }
 
 void ForkJoin(benchmark::State& state, double gap) {
-  ThreadPool pool(g_threads);
+  ThreadPool& pool = bench::Pool();
   const int rounds = gap >= 1000 ? 200 : 4000;
   std::vector<double> joins;
   std::vector<double> starts;
@@ -72,29 +67,16 @@ void ForkJoin(benchmark::State& state, double gap) {
   state.counters["cpu"] = cpu / wall;
 }
 
+void RegisterAll() {
+  for (const int gap : {0, 1, 3, 10, 30, 100, 300, 1000}) {
+    bench::Register("gap_us:" + std::to_string(gap),
+                    [gap](benchmark::State& state) { ForkJoin(state, gap); });
+  }
+}
+
 }  // namespace
 }  // namespace harrow
 
 int main(int argc, char** argv) {
-  std::vector<char*> rest;
-  for (int i = 0; i < argc; ++i) {
-    constexpr char kThreads[] = "--threads=";
-    if (std::strncmp(argv[i], kThreads, sizeof(kThreads) - 1) == 0) {
-      harrow::g_threads = std::atoi(argv[i] + sizeof(kThreads) - 1);
-    } else {
-      rest.push_back(argv[i]);
-    }
-  }
-  int count = static_cast<int>(rest.size());
-  benchmark::Initialize(&count, rest.data());
-  if (benchmark::ReportUnrecognizedArguments(count, rest.data())) return 1;
-  for (const int gap : {0, 1, 3, 10, 30, 100, 300, 1000}) {
-    benchmark::RegisterBenchmark(("gap_us:" + std::to_string(gap)).c_str(),
-                                 [gap](benchmark::State& state) { harrow::ForkJoin(state, gap); })
-        ->Iterations(1)
-        ->UseManualTime()
-        ->Unit(benchmark::kMicrosecond);
-  }
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return harrow::bench::Main(argc, argv, harrow::RegisterAll);
 }

@@ -45,6 +45,16 @@ const LinearWeight& WeightStack::Next() {
   return weight;
 }
 
+void WeightStack::MoveTo(std::shared_ptr<const MappedFile> file) {
+  HARROW_CHECK(file->bytes().size() == memory_.size());
+  for (LinearWeight& copy : copies_) {
+    const auto at = static_cast<size_t>(copy.data.data() - memory_.data());
+    copy.data = file->bytes().subspan(at, copy.data.size());
+    copy.owner = file;
+  }
+  memory_ = {};
+}
+
 uint64_t DefaultStackBytes() {
   return std::clamp<uint64_t>(3 * LastLevelCacheBytes(), uint64_t{64} << 20, uint64_t{512} << 20);
 }

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/mapped_file.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "kernels/linear.h"
@@ -26,6 +28,10 @@ class WeightStack {
   const LinearWeight& weight() const { return copies_.front(); }
   int64_t size() const { return static_cast<int64_t>(copies_.size()); }
   const LinearWeight& Next();
+  // All copies, one behind the other.
+  std::span<const std::byte> bytes() const { return memory_.span(); }
+  // Has the products read `file` instead, which holds bytes(); those are freed.
+  void MoveTo(std::shared_ptr<const MappedFile> file);
 
  private:
   AlignedArray<std::byte> memory_;

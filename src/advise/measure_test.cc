@@ -1,6 +1,7 @@
 #include "advise/measure.h"
 
 #include <algorithm>
+#include <fstream>
 #include <set>
 
 #include <gtest/gtest.h>
@@ -123,6 +124,20 @@ TEST(WeightStack, GivesItsCopiesInTurn) {
   EXPECT_EQ(stack.Next().data.data(), first + 1024);
   stack.Next();
   EXPECT_EQ(stack.Next().data.data(), first);
+}
+
+TEST(WeightStack, MovesToAFile) {
+  WeightStack stack = WeightStack::Make(ParseSpec("dense-bf16").value(), 16, 32, 1, 2000).value();
+  const std::string path = ::testing::TempDir() + "/harrow_stack";
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(stack.bytes().data()),
+             static_cast<std::streamsize>(stack.bytes().size()));
+  const uint64_t checksum = WeightChecksum(stack.weight());
+  const auto file = MappedFile::Open(path).value();
+  stack.MoveTo(file);
+  EXPECT_EQ(stack.Next().data.data(), file->bytes().data());
+  EXPECT_EQ(stack.Next().data.data(), file->bytes().data() + 1024);
+  EXPECT_EQ(WeightChecksum(stack.weight()), checksum);
 }
 
 }  // namespace

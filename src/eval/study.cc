@@ -120,7 +120,8 @@ Status Run::AddJob(const std::string& name, const std::string& kind, const std::
   if (recipe != nullptr && recipe->allocation && !recipe->allocation->allocator->file().empty()) {
     HARROW_ASSIGN_OR_RETURN(const std::string text,
                             ReadText(recipe->allocation->allocator->file()));
-    calibration += " " + TextHash(text);
+    calibration += ' ';
+    calibration += TextHash(text);
   }
   const std::string canonical = recipe != nullptr ? recipe->canonical : "";
   HARROW_ASSIGN_OR_RETURN(

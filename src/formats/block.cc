@@ -104,17 +104,12 @@ Result<LinearWeight> PackBlocks(const WeightSpec& spec, int64_t rows, int64_t co
                                 const RowReader& reader, const QuantGrid* grid) {
   const PanelGeometry g = GeometryOf(spec, rows, cols);
   const BlockGeometry b = BlockGeometryOf(spec, cols);
-  PanelBuilder panel(spec, g, grid);
   std::vector<int64_t> slots;
-  std::vector<std::byte> blob(g.header_bytes);
-  for (int64_t p = 0; p < g.panels; ++p) {
-    const uint64_t offset = blob.size();
-    std::memcpy(blob.data() + p * 8, &offset, sizeof(offset));
-    HARROW_RETURN_IF_ERROR(panel.Load(p, reader));
-    panel.AppendScales(&blob);
-    AppendPanel(g, b, panel, ZeroCode(spec.values), &slots, &blob);
-  }
-  return FinishPanels(spec, g, &blob);
+  const auto append = [&](const PanelBuilder& panel, int64_t, std::vector<std::byte>* blob) {
+    AppendPanel(g, b, panel, ZeroCode(spec.values), &slots, blob);
+    return OkStatus();
+  };
+  return PackByPanel(spec, rows, cols, reader, grid, append);
 }
 
 void UnpackBlocks(const LinearWeight& weight, int64_t begin, int64_t end, float* out) {
@@ -161,11 +156,8 @@ bool PaddingIsZero(const PanelGeometry& g, const std::vector<int64_t>& slots, in
 
 Result<int64_t> ValidateBlocks(const LinearWeight& weight) {
   const WeightSpec& spec = weight.spec;
-  HARROW_RETURN_IF_ERROR(ValidateSpec(spec));
-  HARROW_RETURN_IF_ERROR(ValidateWeightShape(weight.rows, weight.cols));
-  const PanelGeometry g = GeometryOf(spec, weight.rows, weight.cols);
+  HARROW_ASSIGN_OR_RETURN(const PanelGeometry g, ValidatePanelFrame(weight));
   const BlockGeometry b = BlockGeometryOf(spec, weight.cols);
-  HARROW_RETURN_IF_ERROR(ValidatePanelFrame(weight, g));
   const int64_t unit_codes = kPanelRows * g.cell;
   int64_t nonzeros = 0;
   std::vector<int64_t> slots;

@@ -97,10 +97,7 @@ Result<int64_t> ValidateDense(const LinearWeight& weight) {
 
 std::optional<WeightSpec> SuitDense(const WeightSpec& wanted) {
   if (IsQuantized(wanted.values)) return std::nullopt;
-  WeightSpec spec;
-  spec.format = FormatId::kDense;
-  spec.values = wanted.values;
-  return spec;
+  return WeightSpec{.format = FormatId::kDense, .values = wanted.values};
 }
 
 }  // namespace

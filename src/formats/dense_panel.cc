@@ -60,11 +60,8 @@ struct DensePanelCodec {
 
 std::optional<WeightSpec> SuitDensePanel(const WeightSpec& wanted) {
   if (!IsQuantized(wanted.values)) return std::nullopt;
-  WeightSpec spec;
-  spec.format = FormatId::kDensePanel;
-  spec.values = wanted.values;
-  spec.group = wanted.group;
-  return spec;
+  return WeightSpec{
+      .format = FormatId::kDensePanel, .values = wanted.values, .group = wanted.group};
 }
 
 }  // namespace

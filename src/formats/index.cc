@@ -75,16 +75,11 @@ Result<LinearWeight> PackIndex(const WeightSpec& spec, int64_t rows, int64_t col
                                const RowReader& reader, const QuantGrid* grid) {
   const PanelGeometry g = GeometryOf(spec, rows, cols);
   const IndexGeometry x = IndexGeometryOf(spec, cols);
-  PanelBuilder panel(spec, g, grid);
-  std::vector<std::byte> blob(g.header_bytes);
-  for (int64_t p = 0; p < g.panels; ++p) {
-    const uint64_t offset = blob.size();
-    std::memcpy(blob.data() + p * 8, &offset, sizeof(offset));
-    HARROW_RETURN_IF_ERROR(panel.Load(p, reader));
-    panel.AppendScales(&blob);
-    AppendPanel(g, x, panel, ZeroCode(spec.values), &blob);
-  }
-  return FinishPanels(spec, g, &blob);
+  const auto append = [&](const PanelBuilder& panel, int64_t, std::vector<std::byte>* blob) {
+    AppendPanel(g, x, panel, ZeroCode(spec.values), blob);
+    return OkStatus();
+  };
+  return PackByPanel(spec, rows, cols, reader, grid, append);
 }
 
 // The four slots of a row in a step.
@@ -153,11 +148,8 @@ int64_t CountRow(const std::byte* steps, int64_t count, int64_t row, int64_t inp
 
 Result<int64_t> ValidateIndex(const LinearWeight& weight) {
   const WeightSpec& spec = weight.spec;
-  HARROW_RETURN_IF_ERROR(ValidateSpec(spec));
-  HARROW_RETURN_IF_ERROR(ValidateWeightShape(weight.rows, weight.cols));
-  const PanelGeometry g = GeometryOf(spec, weight.rows, weight.cols);
+  HARROW_ASSIGN_OR_RETURN(const PanelGeometry g, ValidatePanelFrame(weight));
   const IndexGeometry x = IndexGeometryOf(spec, weight.cols);
-  HARROW_RETURN_IF_ERROR(ValidatePanelFrame(weight, g));
   int64_t nonzeros = 0;
   for (int64_t p = 0; p < g.panels; ++p) {
     const auto corrupt = [&](std::string_view what) {
@@ -198,11 +190,7 @@ std::optional<WeightSpec> SuitIndex(const WeightSpec& wanted) {
   // Only zeros anywhere fill the rows of a tile evenly.
   if (wanted.values != ValueType::kI8 || wanted.of_m > 0 || wanted.block_rows > 0)
     return std::nullopt;
-  WeightSpec spec;
-  spec.format = FormatId::kIndex;
-  spec.values = wanted.values;
-  spec.group = wanted.group;
-  return spec;
+  return WeightSpec{.format = FormatId::kIndex, .values = wanted.values, .group = wanted.group};
 }
 
 }  // namespace

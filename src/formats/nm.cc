@@ -105,7 +105,6 @@ struct NmCodec {
 
 Result<LinearWeight> PackNm(const WeightSpec& spec, int64_t rows, int64_t cols,
                             const RowReader& reader, const QuantGrid* grid) {
-  HARROW_RETURN_IF_ERROR(ValidateSpec(spec));
   if (cols % spec.of_m != 0) {
     return InvalidArgument("{}: {} columns are not a multiple of {}", SpecName(spec), cols,
                            spec.of_m);

@@ -168,16 +168,29 @@ void PanelBuilder::AppendScales(std::vector<std::byte>* out) const {
   out->insert(out->end(), head_.begin(), head_.end());
 }
 
-LinearWeight FinishPanels(const WeightSpec& spec, const PanelGeometry& g,
-                          std::vector<std::byte>* blob) {
-  const uint64_t end = blob->size();
-  std::memcpy(blob->data() + g.panels * 8, &end, sizeof(end));
+Result<LinearWeight> PackByPanel(const WeightSpec& spec, int64_t rows, int64_t cols,
+                                 const RowReader& reader, const QuantGrid* grid,
+                                 const PanelAppender& append) {
+  const PanelGeometry g = GeometryOf(spec, rows, cols);
+  PanelBuilder panel(spec, g, grid);
+  std::vector<std::byte> blob(g.header_bytes);
+  for (int64_t p = 0;; ++p) {
+    // Entry p of the table: where panel p begins, or after the last one ends.
+    const uint64_t offset = blob.size();
+    std::memcpy(blob.data() + p * 8, &offset, sizeof(offset));
+    if (p == g.panels) break;
+    HARROW_RETURN_IF_ERROR(panel.Load(p, reader));
+    panel.AppendScales(&blob);
+    HARROW_RETURN_IF_ERROR(append(panel, p, &blob));
+    blob.resize((blob.size() + kPanelAlign - 1) / kPanelAlign * kPanelAlign);
+  }
+  const uint64_t end = blob.size();
   std::shared_ptr<std::byte> memory = AllocateBytes(end + kPanelSlack);
-  std::memcpy(memory.get(), blob->data(), end);
+  std::memcpy(memory.get(), blob.data(), end);
   LinearWeight weight;
   weight.spec = spec;
-  weight.rows = g.rows;
-  weight.cols = g.cols;
+  weight.rows = rows;
+  weight.cols = cols;
   weight.data = {memory.get(), static_cast<size_t>(end + kPanelSlack)};
   weight.owner = std::move(memory);
   return weight;
@@ -230,7 +243,10 @@ CodeCount CountCodes(ValueType values, const std::byte* in, int64_t count) {
   return {zeros, invalid};
 }
 
-Status ValidatePanelFrame(const LinearWeight& weight, const PanelGeometry& g) {
+Result<PanelGeometry> ValidatePanelFrame(const LinearWeight& weight) {
+  HARROW_RETURN_IF_ERROR(ValidateSpec(weight.spec));
+  HARROW_RETURN_IF_ERROR(ValidateWeightShape(weight.rows, weight.cols));
+  const PanelGeometry g = GeometryOf(weight.spec, weight.rows, weight.cols);
   const std::string name = SpecName(weight.spec);
   const uint64_t size = weight.data.size();
   if (size < g.header_bytes + kPanelSlack) {
@@ -271,7 +287,7 @@ Status ValidatePanelFrame(const LinearWeight& weight, const PanelGeometry& g) {
     return Corruption("{}: {} bytes, expected {}", name, size,
                       PanelOffset(weight, g.panels) + kPanelSlack);
   }
-  return OkStatus();
+  return g;
 }
 
 }  // namespace harrow

@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <vector>
 
 #include "base/float16.h"
@@ -74,12 +75,17 @@ struct CodeCount {
 };
 CodeCount CountCodes(ValueType values, const std::byte* in, int64_t count);
 
-// The checks that do not depend on the codec: spec, shape, table, sizes, scales.
-Status ValidatePanelFrame(const LinearWeight& weight, const PanelGeometry& geometry);
+// The checks that do not depend on what stands behind the scales of a panel: spec, shape, table,
+// sizes, scales.
+Result<PanelGeometry> ValidatePanelFrame(const LinearWeight& weight);
 
-// The weight of the panels that `blob` holds: its table is completed, slack follows.
-LinearWeight FinishPanels(const WeightSpec& spec, const PanelGeometry& geometry,
-                          std::vector<std::byte>* blob);
+// Packs a weight of a valid spec and shape panel by panel: `append` puts what the format has behind
+// the scales of panel `index`; table, padding and slack come from here.
+using PanelAppender =
+    std::function<Status(const PanelBuilder& panel, int64_t index, std::vector<std::byte>* blob)>;
+Result<LinearWeight> PackByPanel(const WeightSpec& spec, int64_t rows, int64_t cols,
+                                 const RowReader& reader, const QuantGrid* grid,
+                                 const PanelAppender& append);
 
 // Scale of a lane for the inputs of a block; 1 without scales. `panel` is where the panel begins.
 inline float GroupScale(const PanelGeometry& geometry, const std::byte* panel, int64_t block,
@@ -112,20 +118,12 @@ uint64_t AnalyzePanels(const WeightSpec& spec, int64_t rows, int64_t cols, int64
 template <class Codec>
 Result<LinearWeight> PackPanels(const WeightSpec& spec, int64_t rows, int64_t cols,
                                 const RowReader& reader, const QuantGrid* grid) {
-  HARROW_RETURN_IF_ERROR(ValidateSpec(spec));
-  HARROW_RETURN_IF_ERROR(ValidateWeightShape(rows, cols));
   const PanelGeometry g = GeometryOf(spec, rows, cols);
-  PanelBuilder panel(spec, g, grid);
-  uint16_t zeros[kPanelRows];
-  std::vector<std::byte> blob(g.header_bytes);
-  for (int64_t p = 0; p < g.panels; ++p) {
-    const uint64_t offset = blob.size();
-    std::memcpy(blob.data() + p * 8, &offset, sizeof(offset));
-    HARROW_RETURN_IF_ERROR(panel.Load(p, reader));
-    panel.AppendScales(&blob);
+  const auto append = [&](const PanelBuilder& panel, int64_t p, std::vector<std::byte>* blob) {
+    uint16_t zeros[kPanelRows];
     for (int64_t b = 0; b < g.blocks; ++b) {
       panel.ZeroCodes(b, zeros);
-      const int64_t bad = Codec::Encode(spec, panel.BlockCodes(b), zeros, &blob);
+      const int64_t bad = Codec::Encode(spec, panel.BlockCodes(b), zeros, blob);
       if (bad >= 0) {
         const int64_t unit = kPanelRows * g.cell;
         const int64_t col = b * kBlockCols + bad / unit * g.cell + bad % g.cell;
@@ -133,9 +131,9 @@ Result<LinearWeight> PackPanels(const WeightSpec& spec, int64_t rows, int64_t co
                                p * kPanelRows + bad % unit / g.cell, col, spec.keep_n, spec.of_m);
       }
     }
-    blob.resize((blob.size() + kPanelAlign - 1) / kPanelAlign * kPanelAlign);
-  }
-  return FinishPanels(spec, g, &blob);
+    return OkStatus();
+  };
+  return PackByPanel(spec, rows, cols, reader, grid, append);
 }
 
 template <class Codec>
@@ -167,10 +165,7 @@ void UnpackPanels(const LinearWeight& weight, int64_t begin, int64_t end, float*
 
 template <class Codec>
 Result<int64_t> ValidatePanels(const LinearWeight& weight) {
-  HARROW_RETURN_IF_ERROR(ValidateSpec(weight.spec));
-  HARROW_RETURN_IF_ERROR(ValidateWeightShape(weight.rows, weight.cols));
-  const PanelGeometry g = GeometryOf(weight.spec, weight.rows, weight.cols);
-  HARROW_RETURN_IF_ERROR(ValidatePanelFrame(weight, g));
+  HARROW_ASSIGN_OR_RETURN(const PanelGeometry g, ValidatePanelFrame(weight));
   int64_t total = 0;
   uint16_t codes[kBlockWeights];
   uint16_t zeros[kPanelRows];

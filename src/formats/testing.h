@@ -13,8 +13,9 @@
 namespace harrow::testing {
 
 // W [rows, cols] with about `density` of the weights non-zero, fewer where spec is an N:M pattern
-// that allows fewer; whole blocks of them where spec has blocks. Magnitudes lie in [1/64, 1], for
-// 4-bit values in [1/4, 1], and no rounding to the spec's values turns one into 0.
+// that allows fewer; whole blocks of them where spec has blocks. Unlike PackRandomWeight, each
+// weight or block by a draw of its own, so that rows and N:M groups differ. Magnitudes lie in
+// [1/64, 1], for 4-bit values in [1/4, 1], and no rounding to the spec's values turns one into 0.
 inline std::vector<float> RandomWeight(const WeightSpec& spec, int64_t rows, int64_t cols,
                                        double density, Rng* rng) {
   const double least =
@@ -47,18 +48,19 @@ inline std::vector<float> RandomWeight(const WeightSpec& spec, int64_t rows, int
 inline std::vector<WeightSpec> AllSpecs() {
   std::vector<WeightSpec> specs;
   for (const char* name :
-       {"dense-f32",         "dense-f16",        "dense-bf16",         "dense-i8/32",
-        "dense-i8/128",      "dense-i8/192",     "bitmask-bf16",       "bitmask-i8/64",
-        "bitmask-i8/128",    "bitmask-i8/256",   "nm-bf16 2:4",        "nm-bf16 1:2",
-        "nm-bf16 4:8",       "nm-bf16 5:32",     "nm-i8/128 2:4",      "nm-i8/64 1:2",
-        "nm-i8/128 3:8",     "nm-i8/96 8:16",    "nm-i8/128 31:32",    "dense-i4/32",
-        "dense-i4/64",       "dense-i4/128",     "dense-u4/32",        "dense-u4/128",
-        "bitmask-i4/32",     "bitmask-i4/128",   "bitmask-u4/32",      "bitmask-u4/64",
-        "nm-i4/128 2:4",     "nm-i4/32 5:8",     "nm-u4/64 2:4",       "nm-u4/128 3:16",
-        "block-bf16 16x1",   "block-bf16 16x4",  "block-bf16 16x16",   "block-i8/128 16x1",
-        "block-i8/192 16x1", "block-i8/32 16x4", "block-i8/256 16x4",  "block-i8/128 16x16",
-        "block-i8/96 16x16", "bitmask-bf16 1x4", "bitmask-i8/128 1x4", "bitmask-i8/32 1x4",
-        "index-i8/128",      "index-i8/32",      "index-i8/192"}) {
+       {"dense-f32",        "dense-f16",          "dense-bf16",         "dense-i8/32",
+        "dense-i8/128",     "dense-i8/192",       "bitmask-bf16",       "bitmask-i8/64",
+        "bitmask-i8/128",   "bitmask-i8/256",     "nm-bf16 2:4",        "nm-bf16 1:2",
+        "nm-bf16 4:8",      "nm-bf16 5:32",       "nm-i8/128 2:4",      "nm-i8/64 1:2",
+        "nm-i8/128 3:8",    "nm-i8/96 8:16",      "nm-i8/128 31:32",    "dense-i4/32",
+        "dense-i4/64",      "dense-i4/128",       "dense-u4/32",        "dense-u4/64",
+        "dense-u4/128",     "bitmask-i4/32",      "bitmask-i4/64",      "bitmask-i4/128",
+        "bitmask-u4/32",    "bitmask-u4/64",      "nm-i4/64 2:4",       "nm-i4/128 2:4",
+        "nm-i4/32 5:8",     "nm-u4/64 2:4",       "nm-u4/128 3:16",     "block-bf16 16x1",
+        "block-bf16 16x4",  "block-bf16 16x16",   "block-i8/128 16x1",  "block-i8/192 16x1",
+        "block-i8/32 16x4", "block-i8/256 16x4",  "block-i8/128 16x16", "block-i8/96 16x16",
+        "bitmask-bf16 1x4", "bitmask-i8/128 1x4", "bitmask-i8/32 1x4",  "index-i8/128",
+        "index-i8/32",      "index-i8/192"}) {
     specs.push_back(ParseSpec(name).value());
   }
   return specs;

@@ -15,13 +15,15 @@
 #include "base/float16.h"
 #include "base/rng.h"
 #include "base/thread_pool.h"
+#include "kernels/testing.h"
 #include "tier_test.h"
 
 namespace harrow {
 namespace {
 
+using testing::kKvTypes;
+
 constexpr double kEps = 0x1p-24;
-constexpr KvType kTypes[] = {KvType::kF32, KvType::kBf16, KvType::kI8};
 
 struct Case {
   int32_t kv_heads;
@@ -251,19 +253,21 @@ std::string CaseName(const Case& c, KvType type, int threads) {
 }
 
 TEST_P(AttentionTier, MatchesFloat64) {
-  const Case cases[] = {
+  std::vector<Case> cases = {
       {1, 1, 8, 0, 1},      {2, 1, 16, 0, 5},   {1, 2, 2, 3, 4},     {2, 4, 64, 0, 70},
       {2, 8, 32, 100, 1},   {1, 8, 20, 61, 9},  {3, 2, 128, 63, 2},  {1, 4, 18, 0, 130},
       {4, 1, 64, 127, 1},   {1, 3, 80, 64, 66}, {1, 1, 6, 200, 1},   {1, 80, 8, 10, 3},
       {1, 5, 256, 40, 1},   {1, 6, 100, 5, 33}, {1, 7, 48, 190, 12}, {2, 1, 96, 600, 1},
       {1, 4, 128, 1130, 1}, {1, 2, 34, 575, 3},
   };
+  for (const auto& [head_dim, group] : testing::kHeadShapes)
+    cases.push_back({1, group, head_dim, 70, 2});
   uint64_t seed = 10;
   for (const int threads : {1, 3}) {
     ThreadPool pool(threads);
     for (const Case& c : cases) {
       if (threads == 3 && c.start + c.m <= 8 * kKvBlockTokens) continue;  // one span each
-      for (const KvType type : kTypes) {
+      for (const KvType type : kKvTypes) {
         SCOPED_TRACE(CaseName(c, type, threads));
         for (const double query_scale : {1.0, 12.0}) {  // 12: one key takes nearly all the weight
           Problem made(c, type, ++seed, query_scale);
@@ -281,7 +285,7 @@ TEST_P(AttentionTier, SkipsBlocks) {
   uint64_t seed = 500;
   for (const Case& c : {Case{2, 1, 16, 400, 1}, Case{1, 4, 24, 1500, 2}, Case{2, 3, 16, 90, 200},
                         Case{1, 8, 64, 640, 64}}) {
-    for (const KvType type : kTypes) {
+    for (const KvType type : kKvTypes) {
       for (const double fraction : {0.0, 0.5}) {
         SCOPED_TRACE(CaseName(c, type, 3));
         Problem made(c, type, ++seed, 1.0);
@@ -297,7 +301,7 @@ TEST_P(AttentionTier, SkipsBlocks) {
 // Tokens in one call or in several, any number of threads: the same bits.
 TEST_P(AttentionTier, ChunksAndThreadsDoNotChangeTheResult) {
   constexpr int64_t kTokens = 600;
-  for (const KvType type : kTypes) {
+  for (const KvType type : kKvTypes) {
     SCOPED_TRACE(KvTypeName(type));
     Problem made({1, 3, 24, 0, kTokens}, type, 99, 1.0);
     ThreadPool one(1), three(3);
@@ -326,7 +330,7 @@ TEST_P(AttentionTier, ChunksAndThreadsDoNotChangeTheResult) {
 
 TEST_P(AttentionTier, NanShowsInTheOutput) {
   ThreadPool pool(1);
-  for (const KvType type : kTypes) {
+  for (const KvType type : kKvTypes) {
     for (const bool in_key : {true, false}) {
       SCOPED_TRACE(::testing::Message() << KvTypeName(type) << (in_key ? " key" : " value"));
       Problem made({1, 2, 16, 0, 70}, type, 5, 1.0);
@@ -348,7 +352,7 @@ TEST_P(AttentionTier, NanShowsInTheOutput) {
 
 TEST(KvBlock, StoresWhatItSays) {
   ThreadPool pool(2);
-  for (const KvType type : kTypes) {
+  for (const KvType type : kKvTypes) {
     for (const int32_t head_dim : {1, 3, 16, 70}) {
       SCOPED_TRACE(::testing::Message() << KvTypeName(type) << " " << head_dim);
       Problem made({2, 1, head_dim, 0, 150}, type, 7, 1.0);
@@ -376,7 +380,7 @@ TEST(KvBlock, StoresWhatItSays) {
 }
 
 TEST(KvBlock, Names) {
-  for (const KvType type : kTypes)
+  for (const KvType type : kKvTypes)
     EXPECT_EQ(ParseKvType(KvTypeName(type)), type);
   EXPECT_EQ(ParseKvType("f16"), std::nullopt);
 }

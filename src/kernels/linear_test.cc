@@ -1,36 +1,25 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "base/float16.h"
 #include "formats/panel.h"
-#include "formats/testing.h"
 #include "kernels/activation.h"
 #include "kernels/linear.h"
+#include "kernels/testing.h"
 
 namespace harrow {
 namespace {
 
 using testing::AllSpecs;
 using testing::RandomWeight;
+using testing::RandomX;
+using testing::WholeGroups;
 
 using Scratch = std::unique_ptr<LinearScratch, LinearScratchDeleter>;
-
-std::vector<float> RandomX(int64_t count, Rng* rng) {
-  std::vector<float> x(static_cast<size_t>(count));
-  for (float& v : x)
-    v = static_cast<float>(rng->Normal());
-  return x;
-}
-
-float Quantize(const float* x, int64_t count, int8_t* q) {
-  int32_t sum;
-  return ActiveRounding().i8(x, count, q, &sum);
-}
 
 // x as every kernel of the weight's value type must see it, and the float32 steps a fast kernel
 // may take per input besides the product itself.
@@ -46,7 +35,9 @@ std::vector<double> RoundedX(const WeightSpec& spec, const std::vector<float>& x
     for (size_t row = 0; row < x.size(); row += static_cast<size_t>(k)) {
       for (int64_t begin = 0; begin < k; begin += group) {
         const int64_t count = std::min(group, k - begin);
-        const float scale = Quantize(&x[row + static_cast<size_t>(begin)], count, q.data());
+        int32_t sum;
+        const float scale =
+            ActiveRounding().i8(&x[row + static_cast<size_t>(begin)], count, q.data(), &sum);
         for (int64_t i = 0; i < count; ++i) {
           out[row + static_cast<size_t>(begin + i)] =
               static_cast<double>(q[static_cast<size_t>(i)]) * static_cast<double>(scale);
@@ -142,40 +133,16 @@ INSTANTIATE_TEST_SUITE_P(Listed, LinearKernelTest, ::testing::ValuesIn(ListLinea
                            return name;
                          });
 
-constexpr int64_t kTails[] = {1, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 129, 300};
-constexpr int64_t kTokens[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
-                               12, 13, 14, 15, 16, 17, 24, 25, 33, 64, 85};
-constexpr double kDensities[] = {0, 0.1, 0.5, 0.9, 1};
-
-int64_t WholeGroups(const WeightSpec& spec, int64_t cols) {
-  return spec.of_m > 0 ? (cols + spec.of_m - 1) / spec.of_m * spec.of_m : cols;
-}
-
-// All tails, each with a few token counts in turn; and all token counts with one odd shape.
 TEST_P(LinearKernelTest, MatchesTheExactProduct) {
   ForEachSpec([](const WeightSpec& spec) {
     Rng rng(8);
-    size_t turn = 0;
-    const auto check = [&](int64_t rows, int64_t cols, int64_t m) {
-      const double density = kDensities[turn++ % std::size(kDensities)];
-      SCOPED_TRACE(::testing::Message()
-                   << rows << "x" << cols << ", M " << m << ", density " << density);
-      const std::vector<float> w = RandomWeight(spec, rows, cols, density, &rng);
-      const LinearWeight weight = PackWeight(spec, rows, cols, w.data()).value();
-      const std::vector<float> x = RandomX(m * cols, &rng);
-      ExpectProduct(weight, x, m, RunLinear(weight, x, m, 1), rows + 3);
-    };
-    for (const int64_t rows : kTails) {
-      for (const int64_t cols : kTails) {
-        // The large corners are covered by rows and columns that are large alone.
-        if (rows * cols <= 129 * 33)
-          check(rows, WholeGroups(spec, cols), kTokens[turn % std::size(kTokens)]);
-      }
+    for (const testing::LinearCase& c : testing::TestedCases(spec)) {
+      SCOPED_TRACE(CaseName(c));
+      const std::vector<float> w = RandomWeight(spec, c.rows, c.cols, c.density, &rng);
+      const LinearWeight weight = PackWeight(spec, c.rows, c.cols, w.data()).value();
+      const std::vector<float> x = RandomX(c.m * c.cols, &rng);
+      ExpectProduct(weight, x, c.m, RunLinear(weight, x, c.m, 1), c.rows + 3);
     }
-    for (const int64_t m : kTokens)
-      check(49, WholeGroups(spec, 1100), m);
-    // More of x than block kernels take at a time.
-    if (spec.format == FormatId::kBlock) check(17, 6300, 85);
   });
 }
 
@@ -378,187 +345,6 @@ TEST(LinearTest, StridedX) {
   const LinearOp op = {&weight, y.data(), 32};
   Linear({nullptr, scratch.get()}, {&op, 1}, x.data(), 100, 2, 64);
   ExpectProduct(weight, close, 2, y, 32);
-}
-
-TEST(DispatchTest, TheListEndsWithTheReferenceAndNamesAreUnique) {
-  const std::vector<LinearKernelInfo> list = ListLinearKernels();
-  ASSERT_FALSE(list.empty());
-  EXPECT_EQ(list.back().name, "linear.ref");
-  EXPECT_TRUE(list.back().runs_here);
-  for (size_t i = 0; i < list.size(); ++i) {
-    for (size_t j = 0; j < i; ++j)
-      EXPECT_NE(list[i].name, list[j].name);
-  }
-}
-
-TEST(DispatchTest, EveryTierHasAKernelForEverySpec) {
-  const Isa before = ActiveIsa();
-  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
-    if (isa > before) {
-      EXPECT_EQ(SetIsaLimit(isa).ok(), isa <= DetectedIsa());
-      continue;
-    }
-    ASSERT_TRUE(SetIsaLimit(isa).ok());
-    for (const WeightSpec& spec : AllSpecs()) {
-      LinearWeight weight;
-      weight.spec = spec;
-      EXPECT_TRUE(LinearKernelName(weight, 1).ends_with(IsaName(isa)))
-          << LinearKernelName(weight, 1) << " for " << SpecName(spec);
-    }
-  }
-  ASSERT_TRUE(SetIsaLimit(Isa::kScalar).ok());
-  LinearWeight weight;
-  EXPECT_EQ(LinearKernelName(weight, 1), "linear.ref");
-  ASSERT_TRUE(SetIsaLimit(before).ok());
-}
-
-TEST(DispatchTest, ForcingWhatIsNotThereFails) {
-  EXPECT_FALSE(ForceLinearKernel("linear.csr").ok());
-  EXPECT_TRUE(ForceLinearKernel("linear.ref").ok());
-  LinearWeight weight;
-  EXPECT_EQ(LinearKernelName(weight, 1), "linear.ref");
-  EXPECT_TRUE(ForceLinearKernel("").ok());
-}
-
-// Within a panel's padding of what is really there.
-TEST(DispatchTest, DensityIsToldFromTheBytes) {
-  Rng rng(16);
-  for (const WeightSpec& spec : AllSpecs()) {
-    if (spec.format == FormatId::kIndex) continue;  // bytes by the fullest row, not by the number
-    SCOPED_TRACE(SpecName(spec));
-    const FormatOps& ops = OpsOf(spec.format);
-    const int64_t rows = 64, cols = 1536;
-    const bool fixed = ops.analyze(spec, rows, cols, 0) == ops.analyze(spec, rows, cols, 1000);
-    for (const double density : {0.0, 0.2, 0.7, 1.0}) {
-      const std::vector<float> w = RandomWeight(spec, rows, cols, density, &rng);
-      const LinearWeight weight = PackWeight(spec, rows, cols, w.data()).value();
-      const double nonzeros =
-          static_cast<double>(std::count_if(w.begin(), w.end(), [](float v) { return v != 0; }));
-      const double expected = spec.of_m > 0 ? static_cast<double>(spec.keep_n) / spec.of_m
-                              : fixed       ? 1.0
-                                            : nonzeros / static_cast<double>(rows * cols);
-      EXPECT_NEAR(StoredDensity(weight), expected, 0.02) << density;
-    }
-  }
-}
-
-TEST(DispatchTest, AnInstalledTableDecides) {
-  const WeightSpec spec = ParseSpec("bitmask-bf16").value();
-  Rng rng(17);
-  const auto pack = [&](const char* name, double density) {
-    const WeightSpec parsed = ParseSpec(name).value();
-    return PackWeight(parsed, 64, 1024, RandomWeight(parsed, 64, 1024, density, &rng).data())
-        .value();
-  };
-  const LinearWeight half = pack("bitmask-bf16", 0.5);
-  const LinearWeight tenth = pack("bitmask-bf16", 0.1);
-  const LinearWeight other = pack("bitmask-i8/128", 0.1);
-  const std::string_view usual = LinearKernelName(tenth, 300);
-  if (usual == "linear.ref") GTEST_SKIP() << "this machine has one kernel only";
-  const KernelChoice rows[] = {
-      {.spec = spec, .max_density = 0.3, .min_m = 200, .kernel = "linear.ref"}};
-  ASSERT_TRUE(SetKernelChoices(rows).ok());
-  EXPECT_EQ(LinearKernelName(tenth, 300), "linear.ref");
-  EXPECT_EQ(ChooseLinearKernel(tenth, 300).by, ChosenBy::kTable);
-  EXPECT_NE(LinearKernelName(tenth, 199), "linear.ref");
-  EXPECT_NE(LinearKernelName(half, 300), "linear.ref");
-  EXPECT_NE(LinearKernelName(other, 300), "linear.ref");
-  EXPECT_EQ(ChooseLinearKernel(half, 300).by, ChosenBy::kRule);
-  // Force wins over the table, and the table chooses among those that share a prefix.
-  ASSERT_TRUE(ForceLinearKernel(usual).ok());
-  EXPECT_EQ(LinearKernelName(tenth, 300), usual);
-  EXPECT_EQ(ChooseLinearKernel(tenth, 300).by, ChosenBy::kForce);
-  ASSERT_TRUE(ForceLinearKernel("linear.").ok());
-  EXPECT_EQ(LinearKernelName(tenth, 300), "linear.ref");
-  ASSERT_TRUE(ForceLinearKernel("").ok());
-  // What is wrong changes nothing.
-  KernelChoice wrong = rows[0];
-  wrong.kernel = "linear.bitmask_bf16";
-  EXPECT_FALSE(SetKernelChoices({&wrong, 1}).ok());
-  wrong = rows[0];
-  wrong.min_density = 0.5;
-  EXPECT_FALSE(SetKernelChoices({&wrong, 1}).ok());
-  wrong = rows[0];
-  wrong.kernel = "linear.dense_bf16.avx2";
-  EXPECT_FALSE(SetKernelChoices({&wrong, 1}).ok());
-  EXPECT_EQ(LinearKernelName(tenth, 300), "linear.ref");
-  ASSERT_TRUE(SetKernelChoices({}).ok());
-  EXPECT_EQ(LinearKernelName(tenth, 300), usual);
-}
-
-TEST(QuantizeTest, RoundsToNearestWithinHalfAStep) {
-  Rng rng(14);
-  for (int round = 0; round < 100; ++round) {
-    const std::vector<float> x = RandomX(128, &rng);
-    int8_t q[128];
-    const float scale = Quantize(x.data(), 128, q);
-    int largest = 0;
-    for (size_t i = 0; i < 128; ++i) {
-      largest = std::max(largest, std::abs(static_cast<int>(q[i])));
-      // Half a step, and the two roundings of 127 / max and of the product.
-      EXPECT_NEAR(static_cast<double>(q[i]) * static_cast<double>(scale), static_cast<double>(x[i]),
-                  static_cast<double>(scale) * (0.5 + 127 * 0x1p-22));
-    }
-    EXPECT_EQ(largest, 127);
-  }
-}
-
-TEST(RoundingTest, EveryTierRoundsToTheSameBits) {
-  const Isa before = ActiveIsa();
-  Rng rng(15);
-  for (int round = 0; round < 200; ++round) {
-    const int64_t count = 1 + static_cast<int64_t>(rng.Below(130));
-    std::vector<float> x = RandomX(count, &rng);
-    if (round % 4 == 1) {  // any bits, NaN and infinities among them
-      for (float& v : x)
-        v = std::bit_cast<float>(static_cast<uint32_t>(rng.Next()));
-    } else if (round % 4 == 2) {  // many ties
-      for (float& v : x)
-        v = static_cast<float>(static_cast<int>(rng.Below(511)) - 255) / 2;
-      x[0] = 127;
-    }
-    const size_t n = x.size();
-    std::vector<std::vector<uint8_t>> results;
-    for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
-      if (isa > before) break;
-      ASSERT_TRUE(SetIsaLimit(isa).ok());
-      std::vector<uint8_t> bytes(n * 7 + 8);
-      uint16_t* bf16 = reinterpret_cast<uint16_t*>(bytes.data() + 8 + 4 * n);
-      float* f32 = reinterpret_cast<float*>(bytes.data() + 8);
-      int8_t* q = reinterpret_cast<int8_t*>(bytes.data() + 8 + 6 * n);
-      int32_t sum;
-      ActiveRounding().bf16_as_f32(x.data(), count, f32);
-      ActiveRounding().bf16(x.data(), count, bf16);
-      const float scale = ActiveRounding().i8(x.data(), count, q, &sum);
-      int32_t expected_sum = 0;
-      for (size_t i = 0; i < n; ++i) {
-        EXPECT_EQ(bf16[i], F32ToBf16(x[i]));
-        expected_sum += q[i];
-      }
-      EXPECT_EQ(sum, expected_sum);
-      std::memcpy(bytes.data(), &scale, 4);
-      std::memcpy(bytes.data() + 4, &sum, 4);
-      results.push_back(std::move(bytes));
-    }
-    for (const std::vector<uint8_t>& result : results)
-      EXPECT_EQ(result, results[0]);
-  }
-  ASSERT_TRUE(SetIsaLimit(before).ok());
-}
-
-TEST(QuantizeTest, Edges) {
-  int8_t q[2] = {1, 1};
-  const float zeros[2] = {0, -0.0f};
-  EXPECT_EQ(Quantize(zeros, 2, q), 0.0f);
-  EXPECT_EQ(q[0], 0);
-  const float ends[2] = {-3e38f, 3e38f};
-  EXPECT_TRUE(std::isfinite(Quantize(ends, 2, q)));
-  EXPECT_EQ(q[0], -127);
-  EXPECT_EQ(q[1], 127);
-  const float tiny[2] = {1e-40f, 0};
-  EXPECT_EQ(Quantize(tiny, 2, q), 0.0f);
-  const float bad[2] = {1, std::numeric_limits<float>::quiet_NaN()};
-  EXPECT_TRUE(std::isnan(Quantize(bad, 2, q)));
 }
 
 }  // namespace

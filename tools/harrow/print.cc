@@ -15,8 +15,8 @@ std::string CsvCell(const Json& value) {
   if (value.is_null()) return text;
   if (value.is_array()) {
     for (const Json& element : value) {
-      text += (text.empty() ? "" : " ") +
-              (element.is_string() ? element.get<std::string>() : element.dump());
+      if (!text.empty()) text += ' ';
+      text += element.is_string() ? element.get<std::string>() : element.dump();
     }
   } else {
     text = value.is_string() ? value.get<std::string>() : value.dump();
@@ -81,21 +81,21 @@ std::string MarkdownTable(const Table& table) {
 std::string CsvTable(const Json& rows) {
   std::string text;
   for (size_t r = 0; r < rows.size(); ++r) {
-    std::string header;
-    std::string line;
+    std::vector<std::string> header;
+    std::vector<std::string> line;
     for (const auto& [key, value] : rows[r].items()) {
-      header += (header.empty() ? "" : ",") + key;
-      line += (line.empty() && key == rows[r].begin().key() ? "" : ",") + CsvCell(value);
+      header.push_back(key);
+      line.push_back(CsvCell(value));
     }
-    if (r == 0) text += header + "\n";
-    text += line + "\n";
+    if (r == 0) text += fmt::format("{}\n", fmt::join(header, ","));
+    text += fmt::format("{}\n", fmt::join(line, ","));
   }
   return text;
 }
 
 std::string EscapeCell(std::string text) {
   for (size_t i = 0; (i = text.find('|', i)) != std::string::npos; i += 2)
-    text.insert(i, "\\");
+    text.insert(i, 1, '\\');
   return text;
 }
 

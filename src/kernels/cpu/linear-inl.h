@@ -15,7 +15,7 @@
 //   non-zeros.
 // - Blocks*: block weights, any number of tokens. Only stored units are visited.
 // - IndexPanel: weights with an index each, any number of tokens. Each step looks its x up.
-// Quantized weights whose activations stay BF16 take the third (weight_only-inl.h).
+// Quantized weights whose activations stay BF16 take Expanded* (weight_only-inl.h).
 
 // How far ahead of a stream of weights to ask memory for it. The hardware's prefetcher alone does
 // not keep a core busy (Zen 5, one thread, from memory): dense int8 goes from 0.88 to 0.98 of the
