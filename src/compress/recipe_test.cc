@@ -272,5 +272,22 @@ TEST(ShortFormsTest, BadFlagsAreErrors) {
   EXPECT_FALSE(QuantizeRecipe(quantize).ok());
 }
 
+TEST(ShortFormsTest, MessagesAreAboutFlags) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"recipe:2: steps[0].targets: \"x\" matches nothing", "--targets: \"x\" matches nothing"},
+      {"recipe:4: steps[1].format: expected", "--weights: expected"},
+      {"recipe:11: allocation.file: missing", "--sensitivity: missing"},
+      {"recipe:11: allocation.method: expected", "--allocation: expected"},
+      {"recipe:11: allocation: recipe:3: steps[0]: too much", "--allocation: too much"},
+      {"recipe:2: calibration.file: no such file", "--calibration: no such file"},
+      {"recipe:2: calibration.sequence_length: 9", "--sequence-length: 9"},
+      {"recipe:3: steps[0]: model.x: not 2:4", "model.x: not 2:4"},
+      {"recipe:3: steps[0]: a comes before it (recipe:5: steps[1])",
+       "a comes before it (steps[1])"},
+      {"model.safetensors: no such file", "model.safetensors: no such file"}};
+  for (const auto& [message, typed] : cases)
+    EXPECT_EQ(InFlags(message), typed);
+}
+
 }  // namespace
 }  // namespace harrow
