@@ -54,6 +54,8 @@ struct BenchRow {
   double tps_mean = 0;
   std::optional<double> tps_sd;
   std::optional<double> ratio;
+  std::optional<double> ratio_low;
+  std::optional<double> ratio_high;
   uint64_t bytes_per_token = 0;
   std::optional<double> gbps;
   std::optional<double> roof_gbps;
@@ -71,7 +73,11 @@ struct BenchRow {
     v("tps", tps, "tokens per second, median");
     v("tps_mean", tps_mean, "mean");
     v("tps_sd", tps_sd, "sample standard deviation");
-    v("ratio", ratio, "speed relative to the --vs model, median of paired repetitions");
+    v("ratio", ratio,
+      "speed relative to the --vs model, median of paired repetitions; null where they are too "
+      "noisy, which a note tells");
+    v("ratio_low", ratio_low, "the lowest of the repetitions");
+    v("ratio_high", ratio_high, "the highest of the repetitions");
     v("bytes_per_token", bytes_per_token,
       "bytes of weights read for each token (decode), or for each token's share of a batch");
     v("gbps", gbps, "decode: weight bytes per second, 1e9, median");
@@ -103,7 +109,7 @@ struct BenchReport {
     v("notes", notes, "what to know when reading the rows");
   }
 };
-// Either options.model or options.shape is set.
+// Either options.model or options.shape is set; format and density are for shape.
 Result<BenchReport> Bench(const BenchOptions& options, const MachineOptions& machine,
                           const RunControl* control);
 

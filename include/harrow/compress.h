@@ -23,7 +23,7 @@ namespace harrow {
 // The short forms, `harrow prune` and `harrow quantize`, are recipes made from flags.
 struct PruneOptions {
   std::string method = "sparsegpt";
-  double sparsity = 0;
+  std::optional<double> sparsity;
   std::string pattern;
   std::string allocation = "uniform";
   std::string sensitivity;
@@ -45,8 +45,11 @@ struct PruneOptions {
   template <class V>
   void Visit(V&& v) {
     v("method", method, "magnitude | wanda | ria | sparsegpt | alps | lasso");
-    v("sparsity", sparsity, "fraction of weights to zero, 0 < s < 1 (this or pattern)");
-    v("pattern", pattern, "N:M, keep N of every M consecutive inputs, e.g. 2:4");
+    v("sparsity", sparsity, "fraction of weights to zero, 0 < s < 1 (this or an N:M pattern)");
+    v("pattern", pattern,
+      "N:M: keep N of every M consecutive inputs, e.g. 2:4; or RxC: zero whole blocks of R outputs "
+      "x "
+      "C inputs, e.g. 16x1, with sparsity the fraction of blocks");
     v("allocation", allocation,
       "how the sparsity is shared out among the blocks or weights: uniform | owl | alphapruning | "
       "dlp | sensitivity");
@@ -115,6 +118,10 @@ struct QuantizeOptions {
 Result<std::string> PruneRecipe(const PruneOptions& options);
 Result<std::string> QuantizeRecipe(const QuantizeOptions& options);
 
+// A message of Compress about such a recipe, in terms of what the user typed: "--targets: ..." for
+// "recipe:2: steps[0].targets: ...". Other messages stay as they are.
+std::string InFlags(const std::string& message);
+
 struct CompressOptions {
   std::string model;
   std::string recipe_path;
@@ -132,7 +139,8 @@ struct CompressOptions {
     v("recipe_text", recipe_text, "the recipe itself, instead of a file");
     v("output", output, "directory to write");
     v("overwrite", overwrite, "replace an existing output directory");
-    v("restart", restart, "throw away what an interrupted run left instead of continuing it");
+    v("restart", restart,
+      "throw away what a run that was interrupted or failed left, instead of continuing it");
     v("save_calibration", save_calibration,
       "also write the calibration token ids to this file (JSON, one list a sequence)");
     v("threads", threads, "0: one per CPU");

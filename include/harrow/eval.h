@@ -158,7 +158,7 @@ struct CompareOptions {
   int64_t n_prompt = 256;
   int64_t n_gen = 64;
   int64_t repetitions = 5;
-  double min_seconds = 0;
+  double min_seconds = 0.3;
 
   template <class V>
   void Visit(V&& v) {
@@ -172,8 +172,7 @@ struct CompareOptions {
     v("n_gen", n_gen, "tokens of the decode measurement; 0: skip", Limits{0, 1 << 24});
     v("repetitions", repetitions, "repetitions of both", Limits{1, 1000});
     v("min_seconds", min_seconds,
-      "seconds that a repetition lasts at least, by measuring its tokens again; for small models",
-      Limits{0, 60});
+      "seconds that a repetition lasts at least, by measuring its tokens again", Limits{0, 60});
   }
 };
 
@@ -218,9 +217,11 @@ struct CompareReport {
   std::optional<double> prefill_speedup;
   std::optional<double> prefill_speedup_low;
   std::optional<double> prefill_speedup_high;
+  std::string prefill_verdict;
   std::optional<double> decode_speedup;
   std::optional<double> decode_speedup_low;
   std::optional<double> decode_speedup_high;
+  std::string decode_verdict;
   std::string accuracy;
   int64_t seqlen = 0;
   int64_t windows = 0;
@@ -248,9 +249,11 @@ struct CompareReport {
     v("prefill_speedup", prefill_speedup, "sparse / dense prefill, median of paired repetitions");
     v("prefill_speedup_low", prefill_speedup_low, "the lowest of the repetitions");
     v("prefill_speedup_high", prefill_speedup_high, "the highest of the repetitions");
+    v("prefill_verdict", prefill_verdict, "what these tell: faster, slower, or too noisy to tell");
     v("decode_speedup", decode_speedup, "sparse / dense decode, median of paired repetitions");
     v("decode_speedup_low", decode_speedup_low, "the lowest of the repetitions");
     v("decode_speedup_high", decode_speedup_high, "the highest of the repetitions");
+    v("decode_verdict", decode_verdict, "what these tell: faster, slower, or too noisy to tell");
     v("accuracy", accuracy, "\"measured\", or why not");
     v("seqlen", seqlen, "tokens a window");
     v("windows", windows, "windows scored");
@@ -265,6 +268,10 @@ struct CompareReport {
     v("threads", threads, "threads used");
   }
 };
+// Whether ratios of paired repetitions, from `low` to `high`, lie too far apart for their median to
+// be a figure.
+bool TooNoisy(double low, double high);
+
 Result<CompareReport> Compare(const std::string& dense, const std::string& sparse,
                               const CompareOptions& options, const MachineOptions& machine,
                               const RunControl* control);

@@ -54,6 +54,8 @@ struct InspectReport {
   double linear_density = 0;
   int64_t packed_weights = 0;
   uint64_t disk_bytes = 0;
+  bool runs = true;
+  std::vector<std::string> notes;
   std::vector<TensorEntry> tensors;
 
   template <class V>
@@ -76,11 +78,13 @@ struct InspectReport {
     v("packed_weights", packed_weights,
       "weights in a Harrow format; structure, checksum and non-zeros of each were verified");
     v("disk_bytes", disk_bytes, "bytes of the weight files");
+    v("runs", runs, "whether `harrow run` takes it");
+    v("notes", notes, "why not");
     v("tensors", tensors, "every stored tensor");
   }
 };
-// Reads every byte of the model: counts non-zeros and verifies packed weights. A model of a family
-// that cannot run is still listed.
+// Reads every byte of the model: counts non-zeros and verifies packed weights. A model that
+// cannot run, because of its family or a config.json that contradicts its tensors, is still listed.
 Result<InspectReport> Inspect(const std::string& model, const RunControl* control);
 
 // ---- generate ----

@@ -79,8 +79,12 @@ struct StudyPoint {
   std::optional<double> task_accuracy_stderr;
   double decode_tps = 0;
   double decode_time_ratio = 0;
+  std::optional<double> decode_time_low;
+  std::optional<double> decode_time_high;
   double prefill_tps = 0;
   double prefill_time_ratio = 0;
+  std::optional<double> prefill_time_low;
+  std::optional<double> prefill_time_high;
   double compress_seconds = 0;
   std::vector<std::string> warnings;
   bool resumed = false;
@@ -121,8 +125,12 @@ struct StudyPoint {
     v("decode_tps", decode_tps, "generated tokens a second, median");
     v("decode_time_ratio", decode_time_ratio,
       "time a generated token over the dense model's, median of paired repetitions");
+    v("decode_time_low", decode_time_low, "the lowest of the repetitions");
+    v("decode_time_high", decode_time_high, "the highest of the repetitions");
     v("prefill_tps", prefill_tps, "prompt tokens a second, median");
     v("prefill_time_ratio", prefill_time_ratio, "the same for a prompt token");
+    v("prefill_time_low", prefill_time_low, "the lowest of the repetitions");
+    v("prefill_time_high", prefill_time_high, "the highest of the repetitions");
     v("compress_seconds", compress_seconds, "wall clock of compressing");
     v("warnings", warnings, "what the compression had to say");
     v("resumed", resumed, "taken from study.db");
@@ -132,6 +140,10 @@ struct StudyPoint {
     v("dominated_prefill", dominated_prefill, "the same with prefill time");
   }
 };
+
+// "0.731" for a time ratio, or "noisy" where its repetitions are TooNoisy.
+std::string TimeText(double ratio, const std::optional<double>& low,
+                     const std::optional<double>& high);
 
 struct StudyFailure {
   std::string recipe;

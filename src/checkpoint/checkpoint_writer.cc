@@ -154,8 +154,9 @@ class WriterImpl : public CheckpointWriter {
     if (!discard && *stored != options_.resume_key) {
       Unlock();
       return InvalidArgument(
-          "{}: left by an interrupted run with other settings; repeat that run to continue it, or "
-          "discard it: give --restart or remove the folder",
+          "{}: left by a run with other settings that was interrupted or failed; repeat that run "
+          "to "
+          "continue it, or discard it: give --restart or remove the folder",
           work_.string());
     }
     HARROW_RETURN_IF_ERROR(discard ? Clear() : Adopt());

@@ -682,7 +682,7 @@ Result<CompressReport> Compress(const CompressOptions& options, const RunControl
   if (options.output.empty()) return InvalidArgument("no output directory");
   HARROW_RETURN_IF_ERROR(CheckOutputSparesSource(options.output, options.model));
   HARROW_ASSIGN_OR_RETURN(Recipe recipe, options.recipe_path.empty()
-                                             ? ParseRecipe(options.recipe_text, "recipe")
+                                             ? ParseRecipe(options.recipe_text, kUnnamedRecipe)
                                              : LoadRecipe(options.recipe_path));
   const auto start = std::chrono::steady_clock::now();
   if (recipe.structure.empty()) {

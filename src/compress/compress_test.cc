@@ -324,10 +324,19 @@ TEST_F(CompressTest, TrialsTellWhatTakesASparsity) {
     EXPECT_EQ(std::count(able.begin(), able.end(), name), 0) << name;
   const std::unique_ptr<Model> model = LoadModel(model_);
   const TrialRecipe rtn = {.step = "{method: rtn}", .sparsity = 0.5};
-  const auto trial = MakeTrial(rtn, *model, "--method");
-  EXPECT_NE(trial.status().message().find("--method: rtn takes no sparsity; expected one of magn"),
+  const auto trial = MakeTrial(rtn, *model);
+  EXPECT_NE(trial.status().message().find("rtn takes no sparsity; expected one of magn"),
             std::string::npos)
       << trial.status().ToString();
+  // In terms of the parts, without the place in a recipe that nobody wrote.
+  const auto message = [&model](const TrialRecipe& recipe) {
+    return MakeTrial(recipe, *model).status().message();
+  };
+  EXPECT_EQ(message({.step = "{method: wanda}", .sparsity = 0.5}),
+            "--calibration: missing; the method needs text to calibrate on (.jsonl, .txt)");
+  EXPECT_EQ(message({.step = "{method: magnitude}", .sparsity = 2}),
+            "sparsity: expected a fraction, 0 < sparsity < 1, found \"2\"; 2 % is 0.02");
+  EXPECT_EQ(message({.step = "{method: lasso}", .pattern = "2:4"}).find("pattern: "), 0U);
 }
 
 TEST_F(CompressTest, ResumesAfterTheLastFinishedBlock) {

@@ -13,17 +13,92 @@ namespace {
 
 constexpr int64_t kDefaultSequenceLength = 2048;
 
-Result<YAML::Node> LoadMapping(const std::string& text, const std::string& where) {
+Result<YAML::Node> LoadMapping(const std::string& text) {
   try {
     YAML::Node node = YAML::Load(text);
     if (!node.IsMap()) {
-      return InvalidArgument("{}: expected a step like {{method: wanda}}, found \"{}\"", where,
-                             text);
+      return InvalidArgument("expected a step like {{method: wanda}}, found \"{}\"", text);
     }
     return node;
   } catch (const YAML::Exception& error) {
-    return InvalidArgument("{}: not YAML: {}", where, error.msg);
+    return InvalidArgument("not YAML: {}", error.msg);
   }
+}
+
+// Of the recipe that was made of the parts, in terms of them.
+std::string InParts(const std::string& message) {
+  const auto [part, key, text] = SplitRecipeMessage(message);
+  if (part == "calibration") {
+    if (key.empty()) {
+      return "--calibration: missing; the method needs text to calibrate on (.jsonl, .txt)";
+    }
+    if (key == "file") return fmt::format("--calibration: {}", text);
+    return fmt::format("--{}: {}", key == "sequence_length" ? "calibration-length" : key, text);
+  }
+  return key.empty() || key == "method" ? text : key + ": " + text;
+}
+
+Result<std::unique_ptr<const Trial>> ReadTrial(const TrialRecipe& parts, const Model& model) {
+  std::string text;
+  try {
+    YAML::Node root;
+    if (parts.calibration) {
+      YAML::Node calibration;
+      calibration["file"] = parts.calibration->file;
+      calibration["mode"] =
+          parts.calibration->mode == CalibrationMode::kConcat ? "concat" : "papers";
+      calibration["samples"] = parts.calibration->samples;
+      calibration["sequence_length"] = parts.calibration->sequence_length;
+      calibration["seed"] = parts.calibration->seed;
+      root["calibration"] = calibration;
+    }
+    HARROW_ASSIGN_OR_RETURN(YAML::Node step, LoadMapping(parts.step));
+    const auto method = step["method"].as<std::string>("");
+    const std::vector<std::string> able = SparsityMethods();
+    if (parts.sparsity && FindMethod(method) != nullptr &&
+        std::find(able.begin(), able.end(), method) == able.end()) {
+      return InvalidArgument("{} takes no sparsity; expected one of {}", method,
+                             fmt::join(able, ", "));
+    }
+    // The shortest text that reads back as the same number.
+    if (parts.sparsity) step["sparsity"] = fmt::format("{}", *parts.sparsity);
+    if (!parts.pattern.empty()) step["pattern"] = parts.pattern;
+    root["steps"].push_back(step);
+    if (!parts.then.empty()) {
+      HARROW_ASSIGN_OR_RETURN(const YAML::Node then, LoadMapping(parts.then));
+      root["steps"].push_back(then);
+    }
+    if (parts.output_error) root["output_error"] = true;
+    YAML::Emitter out;
+    out << root;
+    text = out.c_str();
+  } catch (const YAML::Exception& error) {
+    return InvalidArgument("not a step: {}", error.msg);
+  }
+  auto trial = std::make_unique<Trial>();
+  HARROW_ASSIGN_OR_RETURN(trial->recipe, ParseRecipe(text, kUnnamedRecipe));
+  HARROW_ASSIGN_OR_RETURN(trial->plan, MakePlan(trial->recipe, model));
+  if (trial->plan.NeedsDenseStream() || !trial->plan.block_steps.empty()) {
+    return Unsupported("works on more than one layer at a time, which a trial does not");
+  }
+  for (const Block& block : model.blocks()) {
+    for (const LinearLayer* linear : block.linears()) {
+      const LayerPlan* plan = trial->plan.Find(linear->name);
+      if (plan == nullptr) continue;
+      if (IsQuantized(linear->weight.spec.values) || linear->weight.low_rank != nullptr) {
+        return InvalidArgument("{}: is stored as {} already; give the original model", linear->name,
+                               FormatText(linear->weight));
+      }
+      for (const RecipeStep* step : plan->steps) {
+        if (!step->method->orders_inputs() && !step->method->scales_inputs()) continue;
+        return Unsupported(
+            "{} changes the weights that make its inputs, which a trial does not; give "
+            "`permute: none` or `scale: false`",
+            step->method_name);
+      }
+    }
+  }
+  return std::unique_ptr<const Trial>(std::move(trial));
 }
 
 }  // namespace
@@ -38,68 +113,10 @@ std::vector<std::string> SparsityMethods() {
   return names;
 }
 
-Result<std::unique_ptr<const Trial>> MakeTrial(const TrialRecipe& parts, const Model& model,
-                                               const std::string& where) {
-  std::string text;
-  try {
-    YAML::Node root;
-    if (parts.calibration) {
-      YAML::Node calibration;
-      calibration["file"] = parts.calibration->file;
-      calibration["mode"] =
-          parts.calibration->mode == CalibrationMode::kConcat ? "concat" : "papers";
-      calibration["samples"] = parts.calibration->samples;
-      calibration["sequence_length"] = parts.calibration->sequence_length;
-      calibration["seed"] = parts.calibration->seed;
-      root["calibration"] = calibration;
-    }
-    HARROW_ASSIGN_OR_RETURN(YAML::Node step, LoadMapping(parts.step, where));
-    const auto method = step["method"].as<std::string>("");
-    const std::vector<std::string> able = SparsityMethods();
-    if (parts.sparsity && FindMethod(method) != nullptr &&
-        std::find(able.begin(), able.end(), method) == able.end()) {
-      return InvalidArgument("{}: {} takes no sparsity; expected one of {}", where, method,
-                             fmt::join(able, ", "));
-    }
-    // The shortest text that reads back as the same number.
-    if (parts.sparsity) step["sparsity"] = fmt::format("{}", *parts.sparsity);
-    if (!parts.pattern.empty()) step["pattern"] = parts.pattern;
-    root["steps"].push_back(step);
-    if (!parts.then.empty()) {
-      HARROW_ASSIGN_OR_RETURN(const YAML::Node then, LoadMapping(parts.then, where));
-      root["steps"].push_back(then);
-    }
-    if (parts.output_error) root["output_error"] = true;
-    YAML::Emitter out;
-    out << root;
-    text = out.c_str();
-  } catch (const YAML::Exception& error) {
-    return InvalidArgument("{}: not a step: {}", where, error.msg);
-  }
-  auto trial = std::make_unique<Trial>();
-  HARROW_ASSIGN_OR_RETURN(trial->recipe, ParseRecipe(text, where));
-  HARROW_ASSIGN_OR_RETURN(trial->plan, MakePlan(trial->recipe, model));
-  if (trial->plan.NeedsDenseStream() || !trial->plan.block_steps.empty()) {
-    return Unsupported("{}: works on more than one layer at a time, which a trial does not", where);
-  }
-  for (const Block& block : model.blocks()) {
-    for (const LinearLayer* linear : block.linears()) {
-      const LayerPlan* plan = trial->plan.Find(linear->name);
-      if (plan == nullptr) continue;
-      if (IsQuantized(linear->weight.spec.values) || linear->weight.low_rank != nullptr) {
-        return InvalidArgument("{}: is stored as {} already; give the original model", linear->name,
-                               FormatText(linear->weight));
-      }
-      for (const RecipeStep* step : plan->steps) {
-        if (!step->method->orders_inputs() && !step->method->scales_inputs()) continue;
-        return Unsupported(
-            "{}: {} changes the weights that make its inputs, which a trial does not; give "
-            "`permute: none` or `scale: false`",
-            where, step->method_name);
-      }
-    }
-  }
-  return std::unique_ptr<const Trial>(std::move(trial));
+Result<std::unique_ptr<const Trial>> MakeTrial(const TrialRecipe& recipe, const Model& model) {
+  Result<std::unique_ptr<const Trial>> trial = ReadTrial(recipe, model);
+  if (trial.ok()) return trial;
+  return Status(trial.status().code(), InParts(trial.status().message()));
 }
 
 LayerTrials::LayerTrials(const Model* model, ThreadPool* pool, const RunControl* control)

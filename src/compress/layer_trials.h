@@ -37,9 +37,9 @@ struct TrialRecipe {
   std::optional<CalibrationSpec> calibration;
   bool output_error = false;
 };
-// `where` names the source in errors.
-Result<std::unique_ptr<const Trial>> MakeTrial(const TrialRecipe& recipe, const Model& model,
-                                               const std::string& where);
+// Errors are about the parts: "sparsity: expected ...", or, where it is the calibration, about its
+// flag: "--calibration: missing; ...".
+Result<std::unique_ptr<const Trial>> MakeTrial(const TrialRecipe& recipe, const Model& model);
 
 // Walks a wholly loaded model block by block and compresses its layers as often as asked. Sets
 // OpenBLAS's thread count while it lives. Not thread safe.

@@ -100,17 +100,17 @@ const std::string* OptionReader::Plain(const YAML::Node& node, std::string_view 
   return nullptr;
 }
 
-double OptionReader::Number(std::string_view key, double fallback, double min, double max) {
+template <class Accept>
+double OptionReader::ReadNumber(std::string_view key, double fallback, const std::string& expected,
+                                double max, const Accept& accept) {
   double value = fallback;
   if (const YAML::Node node = Find(key); node.IsDefined()) {
-    const std::string expected = fmt::format("a number in [{}, {}]", min, max);
     const std::string* text = Plain(node, key, expected);
     if (text == nullptr) return fallback;
     const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
     if (error != std::errc() || end != text->data() + text->size() || !std::isfinite(value) ||
-        value < min || value > max) {
-      const bool percent =
-          error == std::errc() && min == 0 && max == 1 && value > 1 && value <= 100;
+        !accept(value)) {
+      const bool percent = error == std::errc() && max == 1 && value > 1 && value <= 100;
       Fail(key, fmt::format("expected {}, found {}{}", expected, Describe(node),
                             percent ? fmt::format("; {} % is {}", value, value / 100) : ""));
       return fallback;
@@ -118,6 +118,16 @@ double OptionReader::Number(std::string_view key, double fallback, double min, d
   }
   values_[std::string(key)] = value;
   return value;
+}
+
+double OptionReader::Number(std::string_view key, double fallback, double min, double max) {
+  return ReadNumber(key, fallback, fmt::format("a number in [{}, {}]", min, max), max,
+                    [=](double value) { return value >= min && value <= max; });
+}
+
+double OptionReader::Fraction(std::string_view key, double fallback) {
+  return ReadNumber(key, fallback, fmt::format("a fraction, 0 < {} < 1", key), 1,
+                    [](double value) { return value > 0 && value < 1; });
 }
 
 int64_t OptionReader::Integer(std::string_view key, int64_t fallback, int64_t min, int64_t max) {

@@ -30,6 +30,8 @@ class OptionReader {
   bool Has(std::string_view key);
   // In [min, max], finite.
   double Number(std::string_view key, double fallback, double min, double max);
+  // Between 0 and 1, both excluded.
+  double Fraction(std::string_view key, double fallback);
   int64_t Integer(std::string_view key, int64_t fallback, int64_t min,
                   int64_t max = std::numeric_limits<int64_t>::max());
   bool Boolean(std::string_view key, bool fallback);
@@ -87,6 +89,9 @@ class OptionReader {
   bool Contains(std::string_view key) const;
   std::string Prefix() const { return path_.empty() ? "" : path_ + "."; }
   std::string Where(std::string_view key) const;
+  template <class Accept>
+  double ReadNumber(std::string_view key, double fallback, const std::string& expected, double max,
+                    const Accept& accept);
   // The scalar text of `key`, or null with a mistake recorded.
   const std::string* Plain(const YAML::Node& node, std::string_view key, std::string_view expected);
 

@@ -241,8 +241,7 @@ Result<Recipe> ReadRecipe(const YAML::Node& root, const std::string& where) {
   }
   if (needs_calibration && !recipe.calibration) {
     return InvalidArgument(
-        "{}: calibration: missing; {} needs it. Add `calibration: {{file: text.jsonl}}`, or "
-        "--calibration FILE",
+        "{}: calibration: missing; {} needs it. Add `calibration: {{file: text.jsonl}}`",
         options.Location(),
         recipe.output_error ? "output_error" : "a method of the recipe or the allocation");
   }
@@ -292,6 +291,21 @@ Result<Recipe> ParseRecipe(std::string_view yaml, const std::string& where) {
 Result<Recipe> LoadRecipe(const std::string& path) {
   HARROW_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxRecipeBytes));
   return ParseRecipe(text, path);
+}
+
+RecipeMessage SplitRecipeMessage(const std::string& message) {
+  static const std::regex line(std::string(kUnnamedRecipe) + R"(:\d+: )");
+  // An allocator's message about a step names both: "allocation: steps[0]: ".
+  static const std::regex place(
+      R"(^(store|calibration|allocation|steps\[\d+\])(?:\.([a-z_]+))?: (?:steps\[\d+\]: )?)");
+  RecipeMessage split;
+  split.text = std::regex_replace(message, line, "");
+  std::smatch match;
+  if (!std::regex_search(split.text, match, place)) return split;
+  split.part = match[1].str();
+  split.key = match[2].str();
+  split.text = match.suffix().str();
+  return split;
 }
 
 bool MatchesExactly(const std::string& entry, const std::string& name) {

@@ -82,6 +82,18 @@ struct Recipe {
 Result<Recipe> ParseRecipe(std::string_view yaml, const std::string& where);
 Result<Recipe> LoadRecipe(const std::string& path);
 
+// The name of a recipe that no file holds, for `where` of ParseRecipe.
+inline constexpr char kUnnamedRecipe[] = "recipe";
+
+// A message about an unnamed recipe, taken apart for callers whose users wrote flags, not a recipe:
+// "recipe:3: steps[0].sparsity: expected ..." is about steps[0] and its key sparsity.
+struct RecipeMessage {
+  std::string part;  // "steps[0]", "calibration", "allocation", "store"; empty: of no single part
+  std::string key;   // of that part; empty: the part as a whole
+  std::string text;  // without any "recipe:3: "
+};
+RecipeMessage SplitRecipeMessage(const std::string& message);
+
 // Whether a target or ignore entry of a recipe means the weight `name`. Regular expressions match
 // anywhere in the name. Invalid ones are refused by ParseRecipe; one that is too
 // complex for this name is an error here.

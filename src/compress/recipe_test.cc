@@ -98,10 +98,14 @@ TEST(RecipeTest, MistakesNameLineKeyAndExpectation) {
       {"steps: [{method: rtn, embed: 1}]", "expected true or false"},
       {"steps: [{method: magnitude}]", "steps[0].sparsity: missing"},
       {"steps: [{method: magnitude, sparsity: 0.5, pattern: 2:4}]", "not both"},
-      {"steps: [{method: magnitude, sparsity: 1.5}]", "expected a number in [0, 1]"},
-      {"steps: [{method: magnitude, sparsity: 0}]", "0 < sparsity < 1"},
-      {"steps: [{method: magnitude, sparsity: nan}]", "expected a number"},
-      {"steps: [{method: magnitude, sparsity: \"0.5\"}]", "expected a number"},
+      {"steps: [{method: magnitude, sparsity: 1.5}]",
+       "steps[0].sparsity: expected a fraction, 0 < sparsity < 1, found \"1.5\""},
+      {"steps: [{method: magnitude, sparsity: 0}]",
+       "steps[0].sparsity: expected a fraction, 0 < sparsity < 1, found \"0\""},
+      {"steps: [{method: magnitude, sparsity: 1}]",
+       "steps[0].sparsity: expected a fraction, 0 < sparsity < 1, found \"1\""},
+      {"steps: [{method: magnitude, sparsity: nan}]", "expected a fraction"},
+      {"steps: [{method: magnitude, sparsity: \"0.5\"}]", "expected a fraction"},
       {"steps: [{method: magnitude, sparsity: [0.5]}]", "found a list"},
       {"steps: [{method: magnitude, pattern: 4:2}]", "keep N of every M"},
       {"steps: [{method: magnitude, sparsity: 0.5, targets: \"re:(\"}]",
@@ -266,6 +270,23 @@ TEST(ShortFormsTest, BadFlagsAreErrors) {
   }
   quantize.method = "obs";
   EXPECT_FALSE(QuantizeRecipe(quantize).ok());
+}
+
+TEST(ShortFormsTest, MessagesAreAboutFlags) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"recipe:2: steps[0].targets: \"x\" matches nothing", "--targets: \"x\" matches nothing"},
+      {"recipe:4: steps[1].format: expected", "--weights: expected"},
+      {"recipe:11: allocation.file: missing", "--sensitivity: missing"},
+      {"recipe:11: allocation.method: expected", "--allocation: expected"},
+      {"recipe:11: allocation: recipe:3: steps[0]: too much", "--allocation: too much"},
+      {"recipe:2: calibration.file: no such file", "--calibration: no such file"},
+      {"recipe:2: calibration.sequence_length: 9", "--sequence-length: 9"},
+      {"recipe:3: steps[0]: model.x: not 2:4", "model.x: not 2:4"},
+      {"recipe:3: steps[0]: a comes before it (recipe:5: steps[1])",
+       "a comes before it (steps[1])"},
+      {"model.safetensors: no such file", "model.safetensors: no such file"}};
+  for (const auto& [message, typed] : cases)
+    EXPECT_EQ(InFlags(message), typed);
 }
 
 }  // namespace

@@ -47,11 +47,13 @@ struct ReportWriter {
   }
 };
 
-// Reads scalars, structs and lists; throws nlohmann's exceptions.
+// Reads scalars, structs and lists; throws nlohmann's exceptions. A figure that may be missing may
+// also be unknown to the version that wrote the report.
 struct ReportReader {
   const nlohmann::json& in;
   void operator()(const char* name, std::optional<double>& value, const char*) {
-    if (!in.at(name).is_null()) value = in.at(name).get<double>();
+    const auto found = in.find(name);
+    if (found != in.end() && !found->is_null()) value = found->get<double>();
   }
   template <class T>
   void operator()(const char* name, T& value, const char*) {

@@ -80,31 +80,38 @@ Status EmitQuantizeStep(YAML::Emitter* out, const std::string& weights, int64_t 
   return OkStatus();
 }
 
-// "harrow prune:3: steps[0].sparsity: expected ..." in terms of what the user typed: "--sparsity:
-// expected ...".
-std::string InFlags(const std::string& message) {
-  static const std::regex place(R"(^harrow [a-z]+:\d+: (?:steps\[\d+\]|calibration)\.([a-z_]+): )");
-  static const std::regex no_calibration(R"(^harrow [a-z]+:\d+: calibration: missing)");
-  std::smatch match;
-  if (std::regex_search(message, no_calibration)) {
-    return "--calibration: missing; the method or the allocation needs text to calibrate on "
-           "(.jsonl, .txt)";
-  }
-  if (!std::regex_search(message, match, place)) return message;
-  std::string flag = match[1] == "file" ? "calibration" : match[1].str();
-  std::replace(flag.begin(), flag.end(), '_', '-');
-  return "--" + flag + ": " + match.suffix().str();
-}
-
 // The recipe is checked here, so that a bad flag fails before a model is opened.
-Result<std::string> Checked(const YAML::Emitter& out, const char* command) {
+Result<std::string> Checked(const YAML::Emitter& out) {
   std::string text = std::string(out.c_str()) + "\n";
-  Result<Recipe> recipe = ParseRecipe(text, command);
+  const Result<Recipe> recipe = ParseRecipe(text, kUnnamedRecipe);
   if (!recipe.ok()) return Status(recipe.status().code(), InFlags(recipe.status().message()));
   return text;
 }
 
 }  // namespace
+
+std::string InFlags(const std::string& message) {
+  const auto [part, key, text] = SplitRecipeMessage(message);
+  if (part.empty()) return text;
+  const bool of_step = part.starts_with("steps");
+  if (of_step && key.empty()) return text;  // names the weight
+  if (part == "calibration" && key.empty() && text.starts_with("missing")) {
+    return "--calibration: missing; the method or the allocation needs text to calibrate on "
+           "(.jsonl, .txt)";
+  }
+  std::string flag = key;
+  if (key.empty()) {
+    flag = part;
+  } else if (key == "file") {
+    flag = part == "allocation" ? "sensitivity" : "calibration";
+  } else if (key == "format") {
+    flag = "weights";
+  } else if (part == "allocation") {
+    flag = key == "method" ? "allocation" : "allocation: " + key;
+  }
+  std::replace(flag.begin(), flag.end(), '_', '-');
+  return fmt::format("--{}: {}", flag, text);
+}
 
 Result<std::string> PruneRecipe(const PruneOptions& options) {
   HARROW_RETURN_IF_ERROR(CheckPruner(options.method));
@@ -113,7 +120,7 @@ Result<std::string> PruneRecipe(const PruneOptions& options) {
   EmitCalibration(&out, options);
   out << YAML::Key << "steps" << YAML::Value << YAML::BeginSeq << YAML::BeginMap;
   EmitText(&out, "method", options.method);
-  if (options.sparsity != 0) EmitNumber(&out, "sparsity", options.sparsity);
+  if (options.sparsity) EmitNumber(&out, "sparsity", *options.sparsity);
   if (!options.pattern.empty()) EmitText(&out, "pattern", options.pattern);
   if (options.method == "sparsegpt") {
     EmitNumber(&out, "damping", options.damping);
@@ -136,7 +143,7 @@ Result<std::string> PruneRecipe(const PruneOptions& options) {
   }
   EmitText(&out, "store", options.store);
   out << YAML::EndMap;
-  return Checked(out, "harrow prune");
+  return Checked(out);
 }
 
 Result<std::string> QuantizeRecipe(const QuantizeOptions& options) {
@@ -170,7 +177,7 @@ Result<std::string> QuantizeRecipe(const QuantizeOptions& options) {
   out << YAML::EndSeq;
   EmitText(&out, "store", options.store);
   out << YAML::EndMap;
-  return Checked(out, "harrow quantize");
+  return Checked(out);
 }
 
 }  // namespace harrow

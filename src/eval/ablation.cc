@@ -161,7 +161,7 @@ Status Run::RunVariant(const Variant& variant, const std::string& prefix) {
   HARROW_ASSIGN_OR_RETURN(const LoadedModel model, LoadModel(compress.output, pool_));
   Result<DivergenceReport> measured =
       MeasureDivergence(dense_, model, ids_, report_.seqlen, options_.limit, &control);
-  if (!measured.ok()) return measured.status().At(options_.text);
+  if (!measured.ok()) return AtText(measured.status(), options_.text);
   if (variant.kind == "whole") {
     whole_ = *measured;
     report_.windows = measured->windows;

@@ -10,6 +10,7 @@
 #include "base/statistics.h"
 #include "eval/loaded_model.h"
 #include "eval/speed.h"
+#include "harrow/eval.h"
 #include "kernels/isa.h"
 #include "runtime/session.h"
 
@@ -127,8 +128,9 @@ Result<RandomSpec> ParseRandomSpec(std::string_view text, double default_density
 Result<BenchReport> MeasureBench(const BenchOptions& options, std::shared_ptr<ThreadPool> pool,
                                  const RunControl* control) {
   if (options.model.empty() == options.shape.empty()) {
-    return InvalidArgument("give either a model or --shape, not {}",
-                           options.model.empty() ? "neither" : "both");
+    return InvalidArgument("give {}", options.model.empty()
+                                          ? "a MODEL, or --shape for random weights"
+                                          : "either a MODEL or --shape, not both");
   }
   if (options.n_prompt == 0 && options.n_gen == 0) {
     return InvalidArgument("--n-prompt and --n-gen are both 0: nothing to measure");
@@ -189,8 +191,17 @@ Result<BenchReport> MeasureBench(const BenchOptions& options, std::shared_ptr<Th
     for (size_t i = 0; i < subjects.size(); ++i) {
       BenchRow row = MakeRow(subjects[i], options, prefill, samples[i]);
       if (i == 0 && subjects.size() == 2) {
-        row.ratio = prefill ? MedianRatio(samples[0].prefill_tps, samples[1].prefill_tps)
-                            : MedianRatio(samples[0].decode_tps, samples[1].decode_tps);
+        const RatioSpread ratio =
+            prefill ? SpreadOfRatios(samples[0].prefill_tps, samples[1].prefill_tps)
+                    : SpreadOfRatios(samples[0].decode_tps, samples[1].decode_tps);
+        row.ratio_low = ratio.low;
+        row.ratio_high = ratio.high;
+        if (TooNoisy(ratio.low, ratio.high)) {
+          report.notes.push_back(fmt::format("{}: against --vs: {}", row.test,
+                                             SpeedVerdict(ratio, options.repetitions)));
+        } else {
+          row.ratio = ratio.median;
+        }
       }
       report.rows.push_back(std::move(row));
     }

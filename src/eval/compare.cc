@@ -61,7 +61,7 @@ Status AddAccuracy(const LoadedModel& dense, const LoadedModel& sparse,
                           ResolveCacheType(options.cache_type, sparse.model->config()));
   Result<DivergenceReport> measured =
       MeasureDivergence(dense, sparse, ids, report->seqlen, options.limit, control, cache_type);
-  if (!measured.ok()) return measured.status().At(options.text);
+  if (!measured.ok()) return AtText(measured.status(), options.text);
 
   report->cache_type = options.cache_type;
   report->windows = measured->windows;
@@ -98,6 +98,7 @@ Status AddSpeed(const LoadedModel& dense, const LoadedModel& sparse, const Compa
     report->prefill_speedup = prefill.median;
     report->prefill_speedup_low = prefill.low;
     report->prefill_speedup_high = prefill.high;
+    report->prefill_verdict = SpeedVerdict(prefill, options.repetitions);
   }
   if (options.n_gen > 0) {
     report->dense.decode_tps = Median(samples[0].decode_tps);
@@ -106,6 +107,7 @@ Status AddSpeed(const LoadedModel& dense, const LoadedModel& sparse, const Compa
     report->decode_speedup = decode.median;
     report->decode_speedup_low = decode.low;
     report->decode_speedup_high = decode.high;
+    report->decode_verdict = SpeedVerdict(decode, options.repetitions);
   }
   report->n_prompt = options.n_prompt;
   report->n_gen = options.n_gen;

@@ -80,9 +80,10 @@ Result<DivergenceReport> MeasureDivergence(const LoadedModel& p, const LoadedMod
             agreement += d.same_top ? 1 : 0;
           }));
       if (!std::isfinite(nll_p) || !std::isfinite(nll_q) || !std::isfinite(kl)) {
-        return Error(StatusCode::kNumerical,
-                     "window {}, tokens {} .. {}: logits of {} are not finite", w, begin,
-                     begin + count - 1, std::isfinite(nll_p) ? q.path : p.path);
+        return BlameWeights(
+            std::isfinite(nll_p) ? q : p,
+            Error(StatusCode::kNumerical, "window {}, tokens {} .. {}: the logits are not finite",
+                  w, begin, begin + count - 1));
       }
     }
     report.nll_p.push_back(nll_p / static_cast<double>(targets));

@@ -93,10 +93,11 @@ Result<GenerateReport> GenerateText(const LoadedModel& model, const GenerateOpti
   Session session(model.model.get(), model.pool.get(),
                   {.max_tokens = context, .batch = options.batch_size, .cache_type = cache_type});
   Sampler sampler(sampling);
-  HARROW_ASSIGN_OR_RETURN(const GenerateStats stats,
-                          Generate(&session, prompt, options.n_predict,
-                                   options.ignore_eos ? std::vector<int32_t>() : stop_ids, &sampler,
-                                   on_token, control));
+  const Result<GenerateStats> generated =
+      Generate(&session, prompt, options.n_predict,
+               options.ignore_eos ? std::vector<int32_t>() : stop_ids, &sampler, on_token, control);
+  if (!generated.ok()) return BlameWeights(model, generated.status());
+  const GenerateStats& stats = *generated;
   if (as_text) emit(detokenizer->Flush());
   if (control != nullptr && control->Cancelled()) {
     return Status(StatusCode::kCancelled, "generation interrupted");
@@ -130,16 +131,12 @@ Result<ScoreReport> ScoreText(const LoadedModel& model, const ScoreOptions& opti
   }
   if (report.ids.empty()) return report;
   Session session(model.model.get(), model.pool.get(), {.max_tokens = report.tokens});
-  HARROW_ASSIGN_OR_RETURN(const std::vector<double> nll, ScoreTokens(&session, report.ids));
+  const Result<std::vector<double>> nll = ScoreTokens(&session, report.ids);
+  if (!nll.ok()) return BlameWeights(model, nll.status());
   report.nll.push_back(std::nullopt);
-  for (size_t i = 0; i < nll.size(); ++i) {
-    if (!std::isfinite(nll[i])) {
-      return Error(StatusCode::kNumerical, "token {}: NLL is {}", i + 1, nll[i]);
-    }
-    report.nll.push_back(nll[i]);
-  }
-  if (!nll.empty()) {
-    report.mean_nll = Mean(nll);
+  report.nll.insert(report.nll.end(), nll->begin(), nll->end());
+  if (!nll->empty()) {
+    report.mean_nll = Mean(*nll);
     report.ppl = std::exp(*report.mean_nll);
   }
   return report;

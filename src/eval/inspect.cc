@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
+#include "model/model.h"
 #include "text/tokenizer.h"
 
 namespace harrow {
@@ -122,6 +123,12 @@ Result<InspectReport> InspectModel(const std::string& path, const RunControl* co
     report.linear_density =
         static_cast<double>(linear_nonzeros) / static_cast<double>(report.linear_params);
   }
+  // All that loading looks at, without the weights of the blocks, which were looked at above. Where
+  // it fails, the whole of it tells what `harrow run` would say.
+  Status runs = Model::Load(checkpoint, {.lazy_blocks = true}).status();
+  if (!runs.ok()) runs = Model::Load(checkpoint, {}).status();
+  report.runs = runs.ok();
+  if (!runs.ok()) report.notes.push_back("harrow cannot run this: " + runs.message());
   if (control != nullptr) control->Progress("inspect: tensors", done, done);
   return report;
 }

@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include "base/mapped_file.h"
+#include "compress/row_slices.h"
 
 namespace harrow {
 
@@ -39,6 +40,39 @@ Result<LoadedModel> LoadModel(const std::string& path, std::shared_ptr<ThreadPoo
     return tokenizer.status();
   }
   return loaded;
+}
+
+Status BlameWeights(const LoadedModel& model, const Status& error) {
+  if (error.code() != StatusCode::kNumerical) return error;
+  std::vector<const LinearLayer*> linears = {&model.model->embedding(), &model.model->head()};
+  for (const Block& block : std::as_const(*model.model).blocks()) {
+    for (const LinearLayer* linear : block.linears())
+      linears.push_back(linear);
+  }
+  Status found;
+  for (const LinearLayer* linear : linears) {
+    if (found.ok() && linear->weight.has_residual()) {
+      found = CheckFinite(linear->name, linear->weight);
+    }
+  }
+  // Norms, biases and factors.
+  if (model.checkpoint != nullptr) {
+    const TensorSource& tensors = model.checkpoint->tensors();
+    for (const std::string& name : tensors.names()) {
+      if (!found.ok()) break;
+      const Result<TensorView> view = tensors.Find(name);
+      if (view.ok()) found = CheckFinite(name, *view);
+    }
+  }
+  if (found.ok()) {
+    return Error(StatusCode::kNumerical, "{}: {}; its weights are all finite, so it overflows",
+                 model.path, error.message());
+  }
+  return Error(StatusCode::kNumerical, "{}: {}; {}", model.path, found.message(), error.message());
+}
+
+Status AtText(const Status& error, const std::string& path) {
+  return error.code() == StatusCode::kNumerical ? error : error.At(path);
 }
 
 Result<std::vector<int32_t>> Tokenize(const LoadedModel& model, std::string_view text,

@@ -33,6 +33,12 @@ struct LoadedModel {
 
 Result<LoadedModel> LoadModel(const std::string& path, std::shared_ptr<ThreadPool> pool);
 
+// An error of running the model. Where the result is no number, with the model's name and the first
+// weight that is none: the text has no part in it.
+Status BlameWeights(const LoadedModel& model, const Status& error);
+// An error of measuring a model on the text in `path`, with that name unless it is the weights'.
+Status AtText(const Status& error, const std::string& path);
+
 // With the special tokens of the model's own tokenizer, or none. Fails without a tokenizer.
 Result<std::vector<int32_t>> Tokenize(const LoadedModel& model, std::string_view text,
                                       SpecialTokens special);

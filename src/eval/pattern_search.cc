@@ -139,11 +139,11 @@ Result<std::unique_ptr<const Trial>> Search::Variant(const std::string& method,
   recipe.then = options_.then;
   recipe.calibration = calibration_;
   recipe.output_error = true;
-  Result<std::unique_ptr<const Trial>> trial = MakeTrial(recipe, *loaded_.model, method);
+  Result<std::unique_ptr<const Trial>> trial = MakeTrial(recipe, *loaded_.model);
   if (trial.ok() || trial.status().code() != StatusCode::kUnsupported) return trial;
   // A method that by default changes other weights too is tried without that.
   recipe.step = fmt::format("{{method: {}, permute: none}}", method);
-  Result<std::unique_ptr<const Trial>> alone = MakeTrial(recipe, *loaded_.model, method);
+  Result<std::unique_ptr<const Trial>> alone = MakeTrial(recipe, *loaded_.model);
   if (!alone.ok()) return trial;
   if (unpermuted != nullptr) *unpermuted = true;
   return alone;
@@ -161,7 +161,7 @@ Status Search::FindMethods() {
     if (status.ok()) {
       methods_.push_back(name);
     } else if (!options_.methods.empty()) {
-      return status.At("--methods");
+      return status.At("--methods: " + name);
     }
   }
   return OkStatus();

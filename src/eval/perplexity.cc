@@ -115,11 +115,13 @@ Result<PerplexityReport> MeasurePerplexity(const LoadedModel& model,
                   {.max_tokens = problem.seqlen, .cache_type = cache_type});
   const auto scorer = [&](const std::vector<int32_t>& window) {
     session.Reset();
-    return ScoreTokens(&session, window);
+    Result<std::vector<double>> nll = ScoreTokens(&session, window);
+    if (!nll.ok()) return Result<std::vector<double>>(BlameWeights(model, nll.status()));
+    return nll;
   };
   const auto start = std::chrono::steady_clock::now();
   Result<PerplexityReport> report = ComputePerplexity(ids, problem, scorer, control);
-  if (!report.ok()) return report.status().At(options.ppl);
+  if (!report.ok()) return AtText(report.status(), options.ppl);
   report->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   report->file = options.ppl;
   report->cache_type = options.cache_type;

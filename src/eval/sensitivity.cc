@@ -52,6 +52,7 @@ class Run {
  private:
   Status Prepare();
   Status MakeTrials();
+  Status InFlags(const Status& error) const;
   Status RunBlock(int32_t b);
   Status Score(const std::string& name, Change* change);
   StatisticsNeed NeedOf(const std::string& name) const {
@@ -81,6 +82,16 @@ class Run {
   int64_t total_ = 0;
 };
 
+// A trial's error, at the flag that it is about.
+Status Run::InFlags(const Status& error) const {
+  const std::string& message = error.message();
+  if (message.starts_with("--")) return error;
+  if (!options_.pattern.empty() && message.starts_with("pattern: ")) {
+    return Status(error.code(), fmt::format("--{}", message));
+  }
+  return error.At(options_.recipe_step.empty() ? "--method" : "--recipe-step");
+}
+
 Status Run::MakeTrials() {
   TrialRecipe recipe;
   recipe.step = options_.recipe_step.empty() ? fmt::format("{{method: {}}}", options_.method)
@@ -100,11 +111,11 @@ Status Run::MakeTrials() {
   if (std::adjacent_find(sparsities.begin(), sparsities.end()) != sparsities.end()) {
     return InvalidArgument("--sparsity: a value is given twice");
   }
-  const std::string where = options_.recipe_step.empty() ? "--method" : "--recipe-step";
   for (const std::optional<double>& sparsity : sparsities) {
     recipe.sparsity = sparsity;
-    HARROW_ASSIGN_OR_RETURN(std::unique_ptr<const Trial> trial, MakeTrial(recipe, *model_, where));
-    trials_.push_back(std::move(trial));
+    Result<std::unique_ptr<const Trial>> trial = MakeTrial(recipe, *model_);
+    if (!trial.ok()) return InFlags(trial.status());
+    trials_.push_back(std::move(trial).value());
   }
   report_.step = trials_.front()->recipe.canonical;
   return OkStatus();
@@ -246,7 +257,7 @@ Status CheckSparsities(const std::vector<double>& sparsities) {
   if (sparsities.empty()) return InvalidArgument("--sparsity: give at least one");
   for (const double sparsity : sparsities) {
     if (sparsity > 0 && sparsity < 1) continue;
-    return InvalidArgument("--sparsity: {} is no fraction of weights to zero, 0 < sparsity < 1",
+    return InvalidArgument("--sparsity: expected a fraction, 0 < sparsity < 1, found \"{}\"",
                            sparsity);
   }
   return OkStatus();

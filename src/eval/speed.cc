@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "base/rng.h"
+#include "harrow/eval.h"
 #include "runtime/session.h"
 
 namespace harrow {
@@ -48,7 +49,27 @@ struct Runner {
   }
 };
 
+constexpr double kFirmSpread = 1.5;  // highest over lowest, up to which a median is a figure
+
 }  // namespace
+
+bool TooNoisy(double low, double high) {
+  return high > kFirmSpread * low;
+}
+
+std::string SpeedVerdict(const RatioSpread& ratio, int64_t repetitions) {
+  if (repetitions < 2)
+    return fmt::format("{:.2f} x in one repetition, which proves nothing", ratio.median);
+  const bool noisy = TooNoisy(ratio.low, ratio.high);
+  const std::string range = fmt::format("{:.2f} to {:.2f}", ratio.low, ratio.high);
+  if (ratio.low <= 1 && ratio.high >= 1) {
+    return noisy ? fmt::format("too noisy to tell ({} x)", range)
+                 : fmt::format("{:.2f} x ({}): too noisy to tell from equal", ratio.median, range);
+  }
+  const char* const side = ratio.low > 1 ? "faster here" : "slower here";
+  return noisy ? fmt::format("{}, too noisy to tell by how much ({} x)", side, range)
+               : fmt::format("{:.2f} x ({}): {}", ratio.median, range, side);
+}
 
 Result<std::vector<SpeedSamples>> MeasureSpeed(const std::vector<const LoadedModel*>& models,
                                                const SpeedPlan& plan, MemoryRoof* roof,

@@ -3,8 +3,10 @@
 #define HARROW_EVAL_SPEED_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
+#include "base/statistics.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "eval/loaded_model.h"
@@ -38,6 +40,10 @@ struct SpeedSamples {
 Result<std::vector<SpeedSamples>> MeasureSpeed(const std::vector<const LoadedModel*>& models,
                                                const SpeedPlan& plan, MemoryRoof* roof,
                                                const RunControl* control);
+
+// In words, for people: "1.31 x (1.25 to 1.40): faster here", without the median where it is
+// TooNoisy.
+std::string SpeedVerdict(const RatioSpread& ratio, int64_t repetitions);
 
 }  // namespace harrow
 

@@ -262,8 +262,16 @@ Result<StudyPoint> Run::MeasurePoint(const Job& job, const LoadedModel& model,
   point.top1_agreement_stderr = measured.top1_agreement_stderr;
   point.decode_tps = measured.sparse.decode_tps.value_or(0);
   point.decode_time_ratio = 1 / measured.decode_speedup.value_or(1);
+  if (measured.decode_speedup) {
+    point.decode_time_low = 1 / *measured.decode_speedup_high;
+    point.decode_time_high = 1 / *measured.decode_speedup_low;
+  }
   point.prefill_tps = measured.sparse.prefill_tps.value_or(0);
   point.prefill_time_ratio = 1 / measured.prefill_speedup.value_or(1);
+  if (measured.prefill_speedup) {
+    point.prefill_time_low = 1 / *measured.prefill_speedup_high;
+    point.prefill_time_high = 1 / *measured.prefill_speedup_low;
+  }
   if (!task_files_.empty()) {
     TaskOptions tasks;
     tasks.tasks = task_files_;
@@ -374,6 +382,19 @@ Result<StudyReport> Run::Measure() {
       fmt::format("the model as it is, timed against itself, gave {:.3f} in decode and {:.3f} in "
                   "prefill; differences of that size are noise",
                   dense.decode_time_ratio, dense.prefill_time_ratio));
+  std::vector<std::string> noisy;
+  for (const StudyPoint& point : report_.points) {
+    if ((point.decode_time_low && TooNoisy(*point.decode_time_low, *point.decode_time_high)) ||
+        (point.prefill_time_low && TooNoisy(*point.prefill_time_low, *point.prefill_time_high))) {
+      noisy.push_back(point.name);
+    }
+  }
+  if (!noisy.empty()) {
+    report_.notes.push_back(
+        fmt::format("the time of {} is too noisy to tell: do not believe verdicts about it, and "
+                    "measure again on an idle machine or with more --min-seconds",
+                    fmt::join(noisy, ", ")));
+  }
   report_.verdicts = JudgeSparse(report_.points);
   PerplexityProblem problem;
   problem.seqlen = report_.seqlen;
@@ -388,6 +409,11 @@ Result<StudyReport> Run::Measure() {
 }
 
 }  // namespace
+
+std::string TimeText(double ratio, const std::optional<double>& low,
+                     const std::optional<double>& high) {
+  return low && high && TooNoisy(*low, *high) ? "noisy" : fmt::format("{:.3f}", ratio);
+}
 
 Result<StudyReport> RunStudy(const StudyOptions& options, std::shared_ptr<ThreadPool> pool,
                              const RunControl* control) {

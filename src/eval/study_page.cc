@@ -94,9 +94,11 @@ std::string StudyPage(const StudyReport& report) {
          p.task_accuracy
              ? fmt::format("{:.4f}", *p.task_accuracy) + Error(p.task_accuracy_stderr, 4)
              : "-",
-         fmt::format("{:.1f}", p.decode_tps), fmt::format("{:.3f}", p.decode_time_ratio),
-         fmt::format("{:.1f}", p.prefill_tps), fmt::format("{:.3f}", p.prefill_time_ratio),
-         DominatedIn(p), fmt::format("{}", fmt::join(p.methods, ", ")),
+         fmt::format("{:.1f}", p.decode_tps),
+         TimeText(p.decode_time_ratio, p.decode_time_low, p.decode_time_high),
+         fmt::format("{:.1f}", p.prefill_tps),
+         TimeText(p.prefill_time_ratio, p.prefill_time_low, p.prefill_time_high), DominatedIn(p),
+         fmt::format("{}", fmt::join(p.methods, ", ")),
          fmt::format("{}", fmt::join(p.formats, ", "))});
   }
   page.tables.push_back(std::move(table));

@@ -10,6 +10,8 @@
 #include "eval/pattern_search.h"
 #include "eval/recipe_run.h"
 #include "eval/sensitivity.h"
+#include "eval/speed.h"
+#include "harrow/study.h"
 
 namespace harrow {
 namespace {
@@ -239,6 +241,22 @@ TEST(TemporaryFolder, GoesWithItsContents) {
     ASSERT_TRUE(std::filesystem::create_directory(path + "/model"));
   }
   EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+TEST(SpeedVerdictTest, GivesNoFigureThatDoesNotHold) {
+  EXPECT_EQ(SpeedVerdict({1.25, 1.31, 1.4}, 5), "1.31 x (1.25 to 1.40): faster here");
+  EXPECT_EQ(SpeedVerdict({0.7, 0.75, 0.8}, 5), "0.75 x (0.70 to 0.80): slower here");
+  EXPECT_EQ(SpeedVerdict({0.98, 1.01, 1.03}, 5),
+            "1.01 x (0.98 to 1.03): too noisy to tell from equal");
+  EXPECT_EQ(SpeedVerdict({0.95, 1.04, 13.91}, 5), "too noisy to tell (0.95 to 13.91 x)");
+  EXPECT_EQ(SpeedVerdict({1.5, 3.3, 38.4}, 5),
+            "faster here, too noisy to tell by how much (1.50 to 38.40 x)");
+  EXPECT_EQ(SpeedVerdict({0.1, 0.3, 0.9}, 5),
+            "slower here, too noisy to tell by how much (0.10 to 0.90 x)");
+  EXPECT_EQ(SpeedVerdict({2, 2, 2}, 1), "2.00 x in one repetition, which proves nothing");
+  EXPECT_EQ(TimeText(0.5, 0.45, 0.55), "0.500");
+  EXPECT_EQ(TimeText(0.5, 0.1, 0.9), "noisy");
+  EXPECT_EQ(TimeText(0.5, std::nullopt, std::nullopt), "0.500");  // stored by an older version
 }
 
 }  // namespace

@@ -323,7 +323,9 @@ Result<TaskReport> MeasureTasks(const LoadedModel& model, const TaskOptions& opt
       bool truncated = false;
       const Result<double> value =
           LogLikelihood(&session, config, std::move(pair).value(), &truncated);
-      if (!value.ok()) return value.status().At(item.where);
+      if (!value.ok()) {
+        return AtText(BlameWeights(model, value.status()), item.where);
+      }
       report.truncated += truncated ? 1 : 0;
       log_likelihoods.push_back(*value);
     }

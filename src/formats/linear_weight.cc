@@ -152,6 +152,10 @@ Status ValidateSpec(const WeightSpec& spec) {
   }
   if (spec.format == FormatId::kNm) {
     const bool divides = spec.of_m >= 2 && spec.of_m <= kBlockCols && kBlockCols % spec.of_m == 0;
+    if (spec.of_m == 0) {
+      return InvalidArgument("format {} needs a pattern, as in \"nm-i8 2:4\"",
+                             FormatName(spec.format));
+    }
     if (!divides || spec.keep_n < 1 || spec.keep_n >= spec.of_m) {
       return InvalidArgument("keep {} of {}: expected M of 2, 4, 8, 16 or 32 and 1 <= N < M",
                              spec.keep_n, spec.of_m);

@@ -3,8 +3,9 @@
 #define HARROW_TOOLS_FLAGS_H_
 
 #include <charconv>
+#include <cmath>
 #include <cstdint>
-#include <limits>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -66,38 +67,50 @@ class FlagAdder {
 
   template <class T>
   void operator()(const char* name, T& field, const char* help) {
+    if (skip_.count(name) > 0) return;
     if constexpr (std::is_arithmetic_v<T> && !std::is_same_v<T, bool>) {
-      (*this)(name, field, help,
-              Limits{static_cast<double>(std::numeric_limits<T>::lowest()),
-                     static_cast<double>(std::numeric_limits<T>::max())});
-    } else if (skip_.count(name) == 0) {
+      AddNumber<T>(name, field, help, std::nullopt, fmt::format("{}", field));
+    } else {
       Add(name, field, help);
     }
   }
   template <class T>
   void operator()(const char* name, T& field, const char* help, Limits limits) {
     if (skip_.count(name) > 0) return;
+    AddNumber<T>(name, field, help, limits, fmt::format("{}", field));
+  }
+
+ private:
+  // `field` is a T or an optional one. Without limits every finite T will do.
+  template <class T, class Field>
+  void AddNumber(const char* name, Field& field, const char* help, std::optional<Limits> limits,
+                 const std::string& default_value) {
     const std::string flag = FlagNames(name);
     const auto parse = [&field, limits, flag](const CLI::results_t& values) {
       T value{};
       const std::string& text = values.back();
       const char* end = text.data() + text.size();
       const std::from_chars_result parsed = std::from_chars(text.data(), end, value);
-      if (parsed.ec != std::errc() || parsed.ptr != end ||
-          !(static_cast<double>(value) >= limits.min && static_cast<double>(value) <= limits.max)) {
-        throw CLI::ValidationError(flag,
-                                   fmt::format("'{}' is not {} in {} .. {}", text,
-                                               std::is_integral_v<T> ? "an integer" : "a number",
-                                               BoundText(limits.min), BoundText(limits.max)));
+      const auto number = static_cast<double>(value);
+      if (parsed.ec != std::errc() || parsed.ptr != end || !std::isfinite(number) ||
+          (limits && !(number >= limits->min && number <= limits->max))) {
+        throw CLI::ValidationError(
+            flag,
+            fmt::format(
+                "'{}' is not {}{}", text, std::is_integral_v<T> ? "an integer" : "a number",
+                limits ? fmt::format(" in {} .. {}", BoundText(limits->min), BoundText(limits->max))
+                       : "") +
+                (parsed.ec == std::errc::result_out_of_range ? ": out of range" : ""));
       }
       field = value;
       return true;
     };
     Describe(command_->add_option(flag, parse, help), std::is_integral_v<T> ? "INT" : "NUM",
-             fmt::format("{}", field));
+             default_value);
   }
-
- private:
+  void Add(const char* name, std::optional<double>& field, const char* help) {
+    AddNumber<double>(name, field, help, std::nullopt, "");
+  }
   static void Describe(CLI::Option* option, const char* type, const std::string& default_value) {
     option->type_name(type);
     option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);

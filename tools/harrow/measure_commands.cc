@@ -26,6 +26,8 @@ std::string CompareText(CompareReport& report) {
   report.Visit([&](const char* name, auto& field, auto&&...) {
     using Field = std::remove_reference_t<decltype(field)>;
     if constexpr (!Record<Field>) {
+      // The verdicts say these in words, and whether they are figures at all.
+      if (std::string_view(name).find("_speedup") != std::string_view::npos) return;
       if (field != Field()) rest.push_back({name, ToText(name, field)});
     }
   });
@@ -119,7 +121,14 @@ void AddBench(Shell* shell) {
   state->options.Visit(FlagAdder(app));
   state->machine.Visit(FlagAdder(app));
   Shell::AddOutputFormat(app, &state->format, {"md", "csv"});
-  shell->SetRun(app, FieldDocs<BenchReport>(), [shell, state]() -> Status {
+  shell->SetRun(app, FieldDocs<BenchReport>(), [shell, state, app]() -> Status {
+    for (const char* flag : {"--format", "--density"}) {
+      if (app->count(flag) == 0 || state->options.model.empty()) continue;
+      return Status(StatusCode::kInvalidArgument,
+                    std::string(flag) +
+                        ": describes the random weights of --shape; a MODEL has "
+                        "its own");
+    }
     HARROW_ASSIGN_OR_RETURN(BenchReport report,
                             Bench(state->options, state->machine, shell->control()));
     if (state->format == "md") {

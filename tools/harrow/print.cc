@@ -30,6 +30,26 @@ std::string CsvCell(const Json& value) {
 
 }  // namespace
 
+std::string WrappedLines(std::string_view text) {
+  constexpr size_t kColumns = 100;
+  std::string lines;
+  size_t column = 0;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(' '), text.size());
+    if (column > 0 && column + 1 + end > kColumns) {
+      lines += "\n    ";
+      column = 4;
+    } else if (column > 0) {
+      lines += " ";
+      ++column;
+    }
+    lines += text.substr(0, end);
+    column += end;
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return lines + "\n";
+}
+
 std::string TextList(const std::vector<std::string>& list, std::string_view indent) {
   if (list.empty()) return "-";
   const bool sentences = std::any_of(list.begin(), list.end(), [](const std::string& text) {

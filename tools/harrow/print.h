@@ -118,6 +118,9 @@ std::string MarkdownTable(const Table& table);
 // Machine-readable: full precision, no units.
 std::string CsvTable(const Json& rows);
 
+// `text` in lines of at most 100 columns, broken at spaces; the second and later ones indented.
+std::string WrappedLines(std::string_view text);
+
 // Names joined by commas; sentences on lines of their own.
 std::string TextList(const std::vector<std::string>& list, std::string_view indent);
 

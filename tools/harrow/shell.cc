@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <sstream>
 
 #include "harrow/nearest.h"
 #include "remaining_time.h"
@@ -153,12 +154,19 @@ int Shell::Fail(const Status& status) {
   return status.code() == StatusCode::kInvalidArgument ? 2 : 1;
 }
 
+int Shell::FailToPrint() {
+  return Fail(Status(StatusCode::kIoError, "cannot write to stdout"));
+}
+
 int Shell::Main(int argc, char** argv) {
   progress_ = std::make_unique<Progress>();
   try {
     root_.parse(argc, argv);
   } catch (const CLI::Success& help) {  // --help, --version
-    return root_.exit(help);
+    std::ostringstream text;
+    const int code = root_.exit(help, text, text);
+    Print(text.str());
+    return output_failed_ ? FailToPrint() : code;
   } catch (const CLI::ExtrasError&) {
     const std::vector<std::string> extras = root_.remaining();
     if (root_.get_subcommands().empty() && !extras.empty() && extras[0].rfind('-', 0) != 0) {
@@ -199,8 +207,7 @@ int Shell::Main(int argc, char** argv) {
     if (!status.ok()) return Fail(status);
   }
   progress_->Clear();
-  if (output_failed_) return Fail(Status(StatusCode::kIoError, "cannot write to stdout"));
-  return 0;
+  return output_failed_ ? FailToPrint() : 0;
 }
 
 std::string Shell::Reference() const {

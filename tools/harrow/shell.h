@@ -54,6 +54,7 @@ class Shell {
  private:
   struct Progress;
   int Fail(const Status& status);
+  int FailToPrint();
   // The reference part of docs/cli.md: every command's flags and JSON fields.
   std::string Reference() const;
 

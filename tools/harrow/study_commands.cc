@@ -1,4 +1,5 @@
 // sensitivity, ablate, study.
+#include <algorithm>
 #include <memory>
 
 #include "commands.h"
@@ -62,18 +63,40 @@ std::string StudyText(StudyReport& report) {
          ToText("bytes", point.bytes_per_token), fmt::format("{:.4f}", point.ppl),
          fmt::format("{:.6f}", point.kl), fmt::format("{:.4f}", point.top1_agreement),
          ToText("task_accuracy", point.task_accuracy),
-         fmt::format("{:.3f}", point.decode_time_ratio),
-         fmt::format("{:.3f}", point.prefill_time_ratio), dominated.empty() ? "-" : dominated});
+         TimeText(point.decode_time_ratio, point.decode_time_low, point.decode_time_high),
+         TimeText(point.prefill_time_ratio, point.prefill_time_low, point.prefill_time_high),
+         dominated.empty() ? "-" : dominated});
   }
   std::string text = AlignedTable(table, "");
   text += "decode, prefill: time a token over the dense model's\n";
   for (const std::string& verdict : report.verdicts)
-    text += verdict + "\n";
+    text += WrappedLines(verdict);
   for (const std::string& note : report.notes)
-    text += "note: " + note + "\n";
+    text += WrappedLines("note: " + note);
   for (const StudyFailure& failure : report.failures)
-    text += fmt::format("failed: {}: {}\n", failure.recipe, failure.error);
+    text += WrappedLines(fmt::format("failed: {}: {}", failure.recipe, failure.error));
   return text + fmt::format("page: {}/study.html\n", report.output);
+}
+
+// Of each method and pattern the row of equal bytes, or what came last where none has them: not
+// every try of the search.
+std::string PatternText(PatternReport report) {
+  const auto same = [](const PatternPoint& a, const PatternPoint& b) {
+    return a.method == b.method && a.pattern == b.pattern;
+  };
+  std::vector<PatternPoint> points;
+  for (size_t i = 0; i < report.points.size(); ++i) {
+    const PatternPoint& point = report.points[i];
+    const bool last = i + 1 == report.points.size() || !same(point, report.points[i + 1]);
+    const bool listed = std::any_of(report.equal_bytes.begin(), report.equal_bytes.end(),
+                                    [&](const PatternPoint& other) { return same(point, other); });
+    if (last && !listed) points.push_back(point);
+  }
+  if (points.size() + report.equal_bytes.size() < report.points.size()) {
+    report.notes.push_back(fmt::format("-o json lists all {} points", report.points.size()));
+  }
+  report.points = std::move(points);
+  return ToReport(report);
 }
 
 }  // namespace
@@ -119,7 +142,7 @@ void AddSensitivity(Shell* shell) {
       state->patterns.html = state->options.html;
       HARROW_ASSIGN_OR_RETURN(PatternReport report,
                               SearchPatterns(state->patterns, state->machine, shell->control()));
-      shell->PrintReport(report, state->format);
+      shell->Print(state->format == "json" ? DumpJson(ToJson(report)) : PatternText(report));
       return OkStatus();
     }
     HARROW_ASSIGN_OR_RETURN(SensitivityReport report,

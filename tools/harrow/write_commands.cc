@@ -42,6 +42,10 @@ std::string Summary(const CompressReport& report) {
   std::string text = fmt::format("wrote      {}\n", report.output);
   text += fmt::format("sparsity   {:.4f} of the linear weights ({} weights rewritten, {:.1f} s)\n",
                       report.sparsity, report.layers.size(), report.seconds);
+  if (report.resumed_blocks > 0) {
+    text += fmt::format("resumed    {} block{} that an earlier run had finished\n",
+                        report.resumed_blocks, report.resumed_blocks == 1 ? "" : "s");
+  }
   if (report.rounded_to_zero > 0) {
     text += fmt::format("           {:.4f} of it by rounding, which makes zeros of small weights\n",
                         report.rounded_to_zero);
@@ -54,17 +58,11 @@ std::string Summary(const CompressReport& report) {
 }
 
 std::string DecodeLine(const CompareReport& measured) {
-  const double low = *measured.decode_speedup_low;
-  const double high = *measured.decode_speedup_high;
-  const char* const verdict = low > 1    ? "faster here"
-                              : high < 1 ? "slower here: it does not pay in decoding"
-                                         : "too noisy to tell from equal";
   return fmt::format(
-      "decode     {:.1f} -> {:.1f} tok/s, {:.2f} x the source ({:.2f} to {:.2f}): {}. Medians of "
-      "{} "
-      "interleaved runs of {} tokens, {} threads\n",
-      *measured.dense.decode_tps, *measured.sparse.decode_tps, *measured.decode_speedup, low, high,
-      verdict, measured.repetitions, measured.n_gen, measured.threads);
+      "decode     {:.1f} -> {:.1f} tok/s, {}. Medians of {} interleaved runs of {} tokens, {} "
+      "threads\n",
+      *measured.dense.decode_tps, *measured.sparse.decode_tps, measured.decode_verdict,
+      measured.repetitions, measured.n_gen, measured.threads);
 }
 
 void AddCommon(CLI::App* app, CompressState* state) {
@@ -76,11 +74,30 @@ void AddCommon(CLI::App* app, CompressState* state) {
   app->add_flag("--json", state->json, "print the report as JSON");
 }
 
+// Compress, with errors and warnings about a recipe made of flags in terms of those.
+Result<CompressReport> CompressAsTyped(Shell* shell, const CompressOptions& options) {
+  const auto typed = [&options](const std::string& message) {
+    return options.recipe_text.empty() ? message : InFlags(message);
+  };
+  RunControl control = *shell->control();
+  control.on_warning = [shell, typed](std::string_view message) {
+    shell->control()->Warn(typed(std::string(message)));
+  };
+  Result<CompressReport> report = Compress(options, &control);
+  if (report.ok()) return report;
+  std::string message = typed(report.status().message());
+  if (report.status().code() == StatusCode::kCancelled) {
+    message +=
+        fmt::format("; the same command{} continues", options.restart ? " without --restart" : "");
+  }
+  return Status(report.status().code(), message);
+}
+
 Status RunCompress(Shell* shell, CompressState* state) {
   HARROW_RETURN_IF_ERROR(ConfigureMachine(state->machine, shell->control()));
   state->options.threads = state->machine.threads;
   CompressOutput output;
-  HARROW_ASSIGN_OR_RETURN(output.compression, Compress(state->options, shell->control()));
+  HARROW_ASSIGN_OR_RETURN(output.compression, CompressAsTyped(shell, state->options));
   // The model is in place from here on: whatever becomes of the measurement, this is a success.
   if (!state->json) shell->Print(Summary(output.compression));
   if (!state->no_measure) {
@@ -88,7 +105,6 @@ Status RunCompress(Shell* shell, CompressState* state) {
     compare.n_prompt = 0;
     compare.n_gen = 16;
     compare.repetitions = 5;
-    compare.min_seconds = 0.3;
     Result<CompareReport> measured = Compare(state->options.model, state->options.output, compare,
                                              state->machine, shell->control());
     if (measured.ok()) {

@@ -59,10 +59,7 @@ SparsityTarget SparsityTarget::Read(OptionReader* options, std::optional<ScoreGr
                                   ? "missing; a block pattern needs the fraction of blocks to zero"
                                   : "missing; give a sparsity (0.5) or a pattern (\"2:4\")");
   } else if (has_sparsity) {
-    target.sparsity = options->Number("sparsity", 0, 0, 1);
-    if (target.sparsity <= 0 || target.sparsity >= 1) {
-      options->Fail("sparsity", "expected a fraction of weights to zero, 0 < sparsity < 1");
-    }
+    target.sparsity = options->Fraction("sparsity", 0);
   }
   if (group) {
     target.group = *group;

@@ -170,8 +170,8 @@ Result<bool> StructureStepRun::TakeOver(const std::string& target, const std::st
   }
   if (mark["key"] != key) {
     return InvalidArgument(
-        "{}: left by an interrupted run with other settings; repeat that run to continue it, or "
-        "discard it: give --restart or remove the folder",
+        "{}: left by a run with other settings that was interrupted or failed; repeat that run to "
+        "continue it, or discard it: give --restart or remove the folder",
         target);
   }
   HARROW_ASSIGN_OR_RETURN(report_, ReportFromJson<StructureReport>(mark["report"]));
