@@ -1,16 +1,24 @@
 #!/usr/bin/env python3
-"""Writes docs/law1.md: every format, density and M against dense, from this machine's profile.
+"""Writes docs/law1.md: every format, density and M against dense, from machine profiles.
 
-    scripts/law1_table.py [--measure] [--seconds 110] [--harrow build/release/harrow]
-                          [--bench build/release/bench/linear_bench] [-o docs/law1.md]
+    scripts/law1_table.py --measure [--threads 2,1] [--seconds 110] [--through CMD]
+    scripts/law1_table.py [--profile FILE]...
 
-The table is `harrow doctor -o md` (--measure measures anew first). With --bench, a build with oneDNN
-(-DHARROW_BENCH=ON, libdnnl-dev), a table of Harrow's dense kernels beside oneDNN's follows, and the
-cells that lose once the faster of the two is the opponent.
+Each takes [--harrow build/release/harrow] [--bench build/release/bench/linear_bench] [-o docs/law1.md].
+
+--measure measures one profile for each number of threads, into build/law1/profile-<n>t.json: not into
+the one that kernels are chosen by. --profile takes profiles measured before, in calls of their own
+(`harrow doctor --measure -t 1 --seconds 140 --profile FILE`); without either, it is the stored one of
+this machine. The document has a part for each, most threads first: `harrow doctor -o md`, and with
+--bench, a build with oneDNN (-DHARROW_BENCH=ON, libdnnl-dev), a table of Harrow's dense kernels beside
+oneDNN's and the cells that lose once the faster of the two is the opponent. --through puts a command
+before each measuring one, for instance a lock that keeps the machine quiet.
 """
 import argparse
 import json
 import pathlib
+import re
+import shlex
 import subprocess
 import sys
 
@@ -25,14 +33,22 @@ def run(command):
     return done.stdout
 
 
-def onednn_factors(bench, profile):
+def measure(harrow, through, threads, seconds):
+    """The file of a new profile of so many threads."""
+    file = ROOT / f"build/law1/profile-{threads}t.json"
+    run(through + [harrow, "doctor", "--measure", "-t", str(threads), "--seconds", str(seconds),
+                   "--profile", file, "-o", "json"])
+    return file
+
+
+def onednn_factors(bench, through, profile):
     """(dense format, M) -> time of oneDNN over that of Harrow's dense kernel, medians of one run."""
     shape = f"{profile['rows']}x{profile['cols']}"
     dense = sorted({row["dense"] for row in profile["break_even"]})
     ms = sorted({row["m"] for row in profile["break_even"]})
     wanted = f"^({'|'.join(dense)})/d100/{shape}/M({'|'.join(map(str, ms))})/"
-    text = run([bench, f"--threads={profile['threads']}", "--stack_mb=96", "--rounds=9",
-                f"--benchmark_filter={wanted}", "--benchmark_format=json"])
+    text = run(through + [bench, f"--threads={profile['threads']}", "--stack_mb=96", "--rounds=9",
+                          f"--benchmark_filter={wanted}", "--benchmark_format=json"])
     factors = {}
     for row in json.loads(text)["benchmarks"]:
         if "onednn_us" in row:
@@ -64,24 +80,56 @@ def onednn_section(profile, factors):
     return "\n".join(lines).rstrip() + "\n"
 
 
+def part(harrow, bench, through, profile_flags):
+    """(threads, Markdown without its title) of one profile."""
+    report = json.loads(run([harrow, "doctor", *profile_flags, "-o", "json"]))
+    profile = report["profile"]
+    if profile["threads"] == 0:
+        sys.exit(f"law1_table: no profile in {report['profile_file']}: {report['profile_state']}")
+    text = run([harrow, "doctor", *profile_flags, "-o", "md"])
+    if bench:
+        factors = onednn_factors(bench, through, profile)
+        if not factors:
+            sys.exit(f"law1_table: {bench} was built without oneDNN, or has none of the profile's shapes")
+        text += onednn_section(profile, factors)
+    return profile["threads"], text.split("\n", 1)[1].strip()
+
+
+def document(parts):
+    """One text of (threads, Markdown) parts, most threads first."""
+    text = "# Law 1: every format against dense\n\nWritten by scripts/law1_table.py.\n"
+    for threads, body in sorted(parts, key=lambda one: -one[0]):
+        deeper = re.sub(r"^#", "##", body, flags=re.MULTILINE)
+        text += f"\n## {threads} thread{'s' if threads > 1 else ''}\n\n{deeper}\n"
+    return text
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", action="store_true", help="measure the machine first")
-    parser.add_argument("--seconds", default="110", help="with --measure: how long")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--measure", action="store_true", help="measure the machine first")
+    source.add_argument("--profile", action="append", metavar="FILE", help="a profile; may be given more than once")
+    parser.add_argument("--threads", help="with --measure: numbers of threads; 2,1")
+    parser.add_argument("--seconds", type=int, help="with --measure: how long each; 110")
+    parser.add_argument("--through", default="", metavar="CMD", help="runs each measurement")
     parser.add_argument("--harrow", default=ROOT / "build/release/harrow")
     parser.add_argument("--bench", help="linear_bench, built with oneDNN")
     parser.add_argument("-o", "--output", default=ROOT / "docs/law1.md", type=pathlib.Path)
     args = parser.parse_args()
+    through = shlex.split(args.through)
+    files = args.profile or []
+    if not args.measure and (args.threads or args.seconds):
+        parser.error("--threads and --seconds go with --measure")
     if args.measure:
-        run([args.harrow, "doctor", "--measure", "--seconds", args.seconds])
-    text = run([args.harrow, "doctor", "-o", "md"])
-    if args.bench:
-        profile = json.loads(run([args.harrow, "doctor", "-o", "json"]))["profile"]
-        factors = onednn_factors(args.bench, profile)
-        if not factors:
-            sys.exit(f"law1_table: {args.bench} was built without oneDNN, or has none of the profile's shapes")
-        text += onednn_section(profile, factors)
-    args.output.write_text(text, encoding="utf-8")
+        threads, seconds = args.threads or "2,1", args.seconds or 110
+        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", threads):
+            parser.error(f"--threads: expected numbers as 2,1, found {threads!r}")
+        files = [measure(args.harrow, through, int(count), seconds) for count in threads.split(",")]
+    flags = [["--profile", file] for file in files] or [[]]
+    parts = [part(args.harrow, args.bench, through, flag) for flag in flags]
+    if len({threads for threads, _ in parts}) < len(parts):
+        sys.exit("law1_table: two profiles have the same number of threads")
+    args.output.write_text(document(parts), encoding="utf-8")
     print(f"law1_table: wrote {args.output}")
 
 

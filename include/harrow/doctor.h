@@ -86,6 +86,9 @@ struct ForkJoin {
   }
 };
 
+// Of a row's `spread`: above it the figures may be wrong, and no kernel is chosen by them.
+inline constexpr double kNoisySpread = 0.1;
+
 // One format at one density with M tokens, in turn with the dense format of its precision.
 struct BreakEven {
   std::string format;
@@ -96,6 +99,7 @@ struct BreakEven {
   double us = 0;
   double ratio = 0;
   double spread = 0;
+  std::optional<int64_t> rounds;
   double roof = 0;
   std::string rule;
   std::string dense;
@@ -104,6 +108,7 @@ struct BreakEven {
   std::vector<std::string> kernels;
   std::vector<double> kernel_us;
 
+  bool Noisy() const { return spread > kNoisySpread; }
   template <class V>
   void Visit(V&& v) {
     v("format", format, "weight format");
@@ -113,7 +118,11 @@ struct BreakEven {
     v("kernel", kernel, "the kernel that runs: `rule`, or one clearly faster");
     v("us", us, "microseconds of one product by it, weights from memory; median", Limits{0, 1e12});
     v("ratio", ratio, "its speed relative to dense, median of the rounds", Limits{0, 1e9});
-    v("spread", spread, "interquartile range of `ratio` over its median", Limits{0, 1e9});
+    v("spread", spread,
+      "interquartile range over median of `ratio`, or of `us` where `format` is dense: above 0.1 "
+      "the row is noisy",
+      Limits{0, 1e9});
+    v("rounds", rounds, "how many there were; null: not known", Limits{1, 1e9});
     v("roof", roof, "its weight bytes per second over plain reading of the same bytes in turn",
       Limits{0, 1e9});
     v("rule", rule, "the kernel that runs without a profile");
@@ -130,6 +139,7 @@ struct MachineProfile {
   int64_t unix_time = 0;
   std::string measured;
   double seconds = 0;
+  std::optional<bool> quick;
   int32_t threads = 0;
   int64_t rows = 0;
   int64_t cols = 0;
@@ -145,6 +155,7 @@ struct MachineProfile {
     v("unix_time", unix_time, "when it was measured, in seconds since 1970", Limits{0, 1e12});
     v("measured", measured, "the same as UTC");
     v("seconds", seconds, "what measuring took", Limits{0, 1e9});
+    v("quick", quick, "whether it is of the coarse grid of --quick; null: not known");
     v("threads", threads, "threads of the break-even table", Limits{1, 65536});
     v("rows", rows, "output features of its weights", Limits{1, 1 << 24});
     v("cols", cols, "input features of its weights", Limits{1, 1 << 24});
@@ -173,7 +184,7 @@ struct KernelChoiceEntry {
   double min_density = 0;
   double max_density = 1;
   int64_t min_m = 1;
-  int64_t max_m = 1;
+  std::optional<int64_t> max_m;
   std::string kernel;
 
   template <class V>
@@ -182,7 +193,7 @@ struct KernelChoiceEntry {
     v("min_density", min_density, "stored densities from here");
     v("max_density", max_density, "to here");
     v("min_m", min_m, "and tokens from here");
-    v("max_m", max_m, "to here");
+    v("max_m", max_m, "to here; null: and more");
     v("kernel", kernel, "are multiplied by this kernel");
   }
 };
@@ -195,6 +206,7 @@ struct DoctorReport {
   std::string isa_active;
   std::string profile_file;
   std::string profile_state;
+  std::vector<std::string> notes;
   std::vector<KernelChoiceEntry> choices;
   std::vector<KernelEntry> kernels;
   MachineProfile profile;
@@ -208,6 +220,7 @@ struct DoctorReport {
     v("isa_active", isa_active, "the one in use (capped by --isa or HARROW_ISA)");
     v("profile_file", profile_file, "where this machine's profile is or would be");
     v("profile_state", profile_state, "its age, or why there is none");
+    v("notes", notes, "what to know about its figures");
     v("choices", choices, "where it chooses another kernel than the built-in rules");
     v("kernels", kernels, "every linear kernel, fastest first");
     v("profile", profile, "the profile; its numbers are 0 when there is none");
@@ -225,7 +238,10 @@ struct MeasureOptions {
 
   template <class V>
   void Visit(V&& v) {
-    v("quick", quick, "with --measure: fewer densities and M, a smaller weight, about 10 seconds");
+    v("quick", quick,
+      "with --measure: fewer densities and M, a smaller weight, about 10 seconds; never in place "
+      "of "
+      "a full profile");
     v("seconds", seconds, "with --measure: about how long to take; 0: 75, or 10 with --quick",
       Limits{0, 86400});
     v("shape", shape, "with --measure: ROWSxCOLS of the weights; empty: 5632x2048");
@@ -261,6 +277,7 @@ struct ExplainRow {
   std::optional<double> us;
   std::optional<double> dense_us;
   std::optional<double> ratio;
+  std::optional<double> spread;
   std::optional<double> roof_us;
   std::optional<double> arithmetic_us;
   std::string limit;
@@ -274,7 +291,10 @@ struct ExplainRow {
     v("us", us, "its microseconds in `cell`, scaled by the size of the weight");
     v("dense_us", dense_us, "those of the fastest dense kernel of the same precision");
     v("ratio", ratio, "speed relative to dense");
-    v("roof_us", roof_us, "microseconds to read the weight at the measured memory bandwidth");
+    v("spread", spread, "of the rounds of `cell`: above 0.1 its figures are noisy");
+    v("roof_us", roof_us,
+      "microseconds that plain reading of the weight of `cell` took in turn with its products, "
+      "scaled as `us`; without a cell, of this one at the memory bandwidth of the profile");
     v("arithmetic_us", arithmetic_us,
       "microseconds of the multiply-adds of a dense weight at the measured peak of the precision");
     v("limit", limit,

@@ -14,9 +14,13 @@ namespace {
 constexpr double kGoal = 0.95;   // law 1
 constexpr double kFloor = 0.88;  // where expansion's own instructions forbid the goal
 
+const char* Noise(const BreakEven& row) {
+  return row.Noisy() ? "~" : "";
+}
+
 std::string CellText(const BreakEven& row, bool stored) {
   const std::string ratio = fmt::format("{:.2f}", row.ratio);
-  const char* const noise = row.spread > 0.1 ? "~" : "";
+  const char* const noise = Noise(row);
   if (!stored) return fmt::format("({}{})", ratio, noise);
   if (row.ratio < kFloor) return fmt::format("**{}**{}", ratio, noise);
   if (row.ratio < kGoal) return fmt::format("*{}*{}", ratio, noise);
@@ -49,11 +53,13 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
   size_t counted = 0;
   size_t below_goal = 0;
   size_t below_floor = 0;
+  size_t noisy = 0;
   for (const BreakEven& row : profile.break_even) {
     const std::pair<std::string, double> line(row.format, row.density);
     if (cells.count(line) == 0) lines.push_back(line);
     cells[line][row.m] = &row;
     ms.insert(row.m);
+    noisy += row.Noisy() ? 1 : 0;
     if (!stored(row)) continue;
     ++counted;
     below_goal += row.ratio < kGoal ? 1 : 0;
@@ -64,20 +70,24 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
   text += fmt::format(
       "Written by `harrow doctor -o md` from a machine profile (docs/machine_profile.md).\n\n"
       "{}, {} threads of {} CPUs, {}, Harrow {}; weights of {}x{} from memory; measured {} in "
-      "{:.0f} s.\n\n",
+      "{:.0f} s{}.\n\n",
       profile.key.cpu, profile.threads, profile.key.cpus, profile.key.isa, profile.key.version,
-      profile.rows, profile.cols, profile.measured, profile.seconds);
+      profile.rows, profile.cols, profile.measured, profile.seconds,
+      profile.quick.value_or(false) ? ", with --quick" : "");
   text +=
       "Speed of the kernel that the dispatcher takes under this profile, relative to Harrow's "
       "fastest dense kernel of the\nsame precision and M (median of interleaved rounds). "
-      "*Slanted*: "
-      "below 0.95. **Bold**: below 0.88. `~`: the middle half\nof the rounds spreads over more "
-      "than "
-      "10 %. Dense rows: against the fastest of several dense kernels. (In parentheses): not "
-      "enough\nsmaller than dense (a twentieth; two fifths for 16x1): stored so only by name.\n\n";
+      "*Slanted*: below 0.95. **Bold**: below 0.88. `~`: the middle half\nof the rounds spreads "
+      "over more than 10 %, so the figure may be far off. Dense rows: against the fastest of "
+      "several\ndense kernels, with `~` by their own times. (In parentheses): not enough smaller "
+      "than dense (a\ntwentieth; two fifths for 16x1): stored so only by name.\n\n";
   text +=
       fmt::format("{} cells; of {} that are stored so, {} below 0.95, of those {} below 0.88.\n\n",
                   profile.break_even.size(), counted, below_goal, below_floor);
+  if (noisy > 0) {
+    text += fmt::format(
+        "{} cells are noisy (`~`): measure again while the machine does nothing else.\n\n", noisy);
+  }
 
   text += "| format | zeros |";
   for (const int64_t m : ms)
@@ -105,8 +115,8 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
     if (row.format != row.dense) continue;
     const double flops = 2.0 * static_cast<double>(row.m) * static_cast<double>(profile.rows) *
                          static_cast<double>(profile.cols);
-    text += fmt::format("| {} | {} | {} | {:.0f} | {:.0f} | {:.0f} |\n", row.format, row.m,
-                        row.dense_kernel, row.dense_us, flops / row.dense_us * 1e-3,
+    text += fmt::format("| {} | {} | {} | {:.0f}{} | {:.0f} | {:.0f} |\n", row.format, row.m,
+                        row.dense_kernel, row.dense_us, Noise(row), flops / row.dense_us * 1e-3,
                         100 * row.roof * row.us / row.dense_us);
   }
   text +=
@@ -114,8 +124,9 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
       "|---|---:|---:|---:|---:|---|\n";
   for (const BreakEven& row : profile.break_even) {
     if (row.m != 1) continue;
-    text += fmt::format("| {} | {} | {:.0f} | {:.0f} | {:.2f} | {} |\n", row.format,
-                        Sparsity(row.density), row.us, 100 * row.roof, row.ratio, row.kernel);
+    text += fmt::format("| {} | {} | {:.0f} | {:.0f} | {:.2f}{} | {} |\n", row.format,
+                        Sparsity(row.density), row.us, 100 * row.roof, row.ratio, Noise(row),
+                        row.kernel);
   }
   return text;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <limits>
 
 #include "advise/explain.h"
 #include "advise/measure.h"
@@ -77,13 +78,37 @@ std::string StateOf(const Installed& installed) {
     const double days =
         std::difftime(std::time(nullptr), static_cast<std::time_t>(installed.profile.unix_time)) /
         86400;
-    return fmt::format("measured {} ({:.1f} days ago)", installed.profile.measured,
-                       std::max(days, 0.0));
+    return fmt::format("measured {} ({:.1f} days ago){}", installed.profile.measured,
+                       std::max(days, 0.0),
+                       installed.profile.quick.value_or(false) ? " with --quick" : "");
   }
   if (installed.file.path.empty()) return "none asked for";
   if (installed.status.code() == StatusCode::kNotFound)
     return "none yet: `harrow doctor --measure` makes one";
   return "not used: " + installed.status.message();
+}
+
+std::vector<std::string> NotesOn(const MachineProfile& profile) {
+  std::vector<std::string> notes;
+  const auto& rows = profile.break_even;
+  const auto noisy =
+      std::count_if(rows.begin(), rows.end(), [](const BreakEven& row) { return row.Noisy(); });
+  const auto few = std::count_if(rows.begin(), rows.end(), [](const BreakEven& row) {
+    return row.rounds.value_or(0) < kLeastRounds;
+  });
+  if (noisy > 0) {
+    notes.push_back(
+        fmt::format("{} of {} cells are noisy (~) and possibly far off, and choose no kernel: "
+                    "measure again while the machine does nothing else",
+                    noisy, rows.size()));
+  }
+  if (few > 0) {
+    notes.push_back(fmt::format(
+        "{} of {} cells took fewer than {} rounds, or it is not known how many, and choose no "
+        "kernel: --measure with more --seconds gives them more",
+        few, rows.size(), kLeastRounds));
+  }
+  return notes;
 }
 
 DoctorReport ReportOf(const Installed& installed) {
@@ -95,9 +120,12 @@ DoctorReport ReportOf(const Installed& installed) {
   report.isa_active = std::string(IsaName(ActiveIsa()));
   report.profile_file = installed.file.path;
   report.profile_state = StateOf(installed);
-  for (const KernelChoice& choice : ChoicesOf(installed.profile)) {
-    report.choices.push_back({SpecName(choice.spec), choice.min_density, choice.max_density,
-                              choice.min_m, choice.max_m, choice.kernel});
+  report.notes = NotesOn(installed.profile);
+  for (const KernelChoice& choice : InstalledKernelChoices()) {
+    KernelChoiceEntry entry = {SpecName(choice.spec), choice.min_density, choice.max_density,
+                               choice.min_m,          std::nullopt,       choice.kernel};
+    if (choice.max_m < std::numeric_limits<int64_t>::max()) entry.max_m = choice.max_m;
+    report.choices.push_back(std::move(entry));
   }
   for (const LinearKernelInfo& kernel : ListLinearKernels()) {
     report.kernels.push_back(
@@ -127,6 +155,12 @@ Result<DoctorReport> MeasureAndStore(const MeasureOptions& measure, const Machin
   const Installed stored = InstallProfile(options.profile, nullptr);
   if (stored.file.path.empty()) {
     return InvalidArgument("--measure needs a file to store the profile in: give --profile FILE");
+  }
+  if (measure.quick && stored.status.ok() && !stored.profile.quick.value_or(false)) {
+    return InvalidArgument(
+        "--quick: {} is a full profile, measured {}, which a coarse one would replace: measure "
+        "without --quick, give --profile another file, or remove this one",
+        stored.file.path, stored.profile.measured);
   }
   const int threads = options.threads > 0 ? options.threads : ThreadPool::AvailableCpus();
   HARROW_ASSIGN_OR_RETURN(

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "advise/shape.h"
+#include "base/machine.h"
 #include "formats/linear_weight.h"
 #include "kernels/linear.h"
 
@@ -88,6 +89,18 @@ class ZeroBytes {
   std::span<const std::byte> bytes_;
 };
 
+// Whether a cell's weight stays in the private caches of the threads, and the one asked about does
+// not.
+bool IsSmall(const BreakEven& cell, const MachineProfile& profile, uint64_t weight_bytes) {
+  const uint64_t cache = CacheBytes(2) * static_cast<uint64_t>(profile.threads);
+  return static_cast<uint64_t>(cell.bytes) <= cache && weight_bytes > cache;
+}
+
+void Append(std::string* list, const std::string& item) {
+  if (!list->empty()) *list += ", ";
+  *list += item;
+}
+
 std::string_view LimitOf(double us, double roof_us, double arithmetic_us) {
   constexpr double kMost = 0.6;  // of the time
   if (std::max(roof_us, arithmetic_us) < kMost * us) return "instructions";
@@ -135,19 +148,23 @@ Result<ExplainReport> ExplainLayer(const ExplainOptions& options, const MachineP
       .spec = spec, .rows = shape.rows, .cols = shape.cols, .data = bytes.span()};
   const double peak = PeakOf(profile, spec.values);
   const double gbps = MemoryGbps(profile);
+  // Lists of M for the notes.
   std::string slower;
+  std::string noisy;
+  std::string above_roof;
+  bool small = false;
   for (const std::string& text : options.tokens) {
     ExplainRow row;
     HARROW_ASSIGN_OR_RETURN(row.m, ParseCount(text, 1 << 24, "--tokens"));
     const LinearKernelChosen chosen = ChooseLinearKernel(weight, row.m);
     row.kernel = chosen.name;
     row.chosen_by = ChosenByText(chosen.by);
+    const BreakEven* cell = NearestCell(profile, spec, report.density, row.m);
     if (gbps > 0) row.roof_us = static_cast<double>(report.weight_bytes) / gbps * 1e-3;
     if (peak > 0) {
       row.arithmetic_us =
           2.0 * static_cast<double>(row.m) * static_cast<double>(weights) / peak * 1e-3;
     }
-    const BreakEven* cell = NearestCell(profile, spec, report.density, row.m);
     if (cell != nullptr) {
       row.cell = fmt::format("{:.2g}, M {}", cell->density, cell->m);
       const auto found = std::find(cell->kernels.begin(), cell->kernels.end(), row.kernel);
@@ -159,6 +176,12 @@ Result<ExplainReport> ExplainLayer(const ExplainOptions& options, const MachineP
         const double us = cell->kernel_us[index];
         row.us = us * scale;
         row.dense_us = cell->dense_us * scale;
+        row.spread = cell->spread;
+        // As memory was read in turn with the cell's products: on a shared machine its bandwidth
+        // changes from minute to minute.
+        if (cell->roof > 0) row.roof_us = cell->us * cell->roof * scale;
+        small |= IsSmall(*cell, profile, report.weight_bytes);
+        if (row.roof_us && *row.us < *row.roof_us) Append(&above_roof, fmt::format("M {}", row.m));
         if (row.kernel == cell->kernel) {
           row.ratio = cell->ratio;
         } else if (us > 0) {
@@ -166,8 +189,10 @@ Result<ExplainReport> ExplainLayer(const ExplainOptions& options, const MachineP
         }
         if (row.roof_us && row.arithmetic_us && cell->m == row.m)
           row.limit = LimitOf(*row.us, *row.roof_us, *row.arithmetic_us);
-        if (row.ratio && *row.ratio < kSlower && *found == cell->kernel) {
-          slower += fmt::format("{}M {}: {:.2f}", slower.empty() ? "" : ", ", row.m, *row.ratio);
+        if (cell->Noisy()) {
+          Append(&noisy, fmt::format("M {} (spread {:.2f})", row.m, cell->spread));
+        } else if (row.ratio && *row.ratio < kSlower && *found == cell->kernel) {
+          Append(&slower, fmt::format("M {}: {:.2f}", row.m, *row.ratio));
         }
       }
     }
@@ -185,6 +210,22 @@ Result<ExplainReport> ExplainLayer(const ExplainOptions& options, const MachineP
     report.notes.push_back(
         fmt::format("times are of {} threads and {}x{}, scaled by the number of weights",
                     profile.threads, profile.rows, profile.cols));
+  }
+  if (small) {
+    report.notes.push_back(fmt::format(
+        "weights of {}x{} fit into the caches of {} threads and this one does not: a hand-off is a "
+        "larger part of their times, so scaling is rough; `harrow doctor --measure` without "
+        "--quick, or with --shape, measures larger ones",
+        profile.rows, profile.cols, profile.threads));
+  }
+  if (!noisy.empty()) {
+    report.notes.push_back(fmt::format(
+        "noisy, and possibly far off: {}; measure again while the machine does nothing else",
+        noisy));
+  }
+  if (!above_roof.empty()) {
+    report.notes.push_back(fmt::format(
+        "faster than memory was read in turn with it, so roof_us is no bound: {}", above_roof));
   }
   if (!slower.empty()) {
     report.notes.push_back(fmt::format(

@@ -10,6 +10,7 @@
 #include "advise/linear_timing.h"
 #include "advise/profile.h"
 #include "advise/shape.h"
+#include "base/check.h"
 #include "base/statistics.h"
 #include "kernels/memory_roof.h"
 
@@ -27,13 +28,17 @@ std::vector<double> Ratios(const std::vector<double>& a, const std::vector<doubl
   return ratios;
 }
 
-// By 3 % in the median and in three rounds of four: what a second measurement would not undo.
-bool ClearlyFaster(const std::vector<double>& a, const std::vector<double>& b) {
-  std::vector<double> ratios = Ratios(b, a);
-  if (Median(ratios) < 1.03) return false;
-  const auto wins = std::count_if(ratios.begin(), ratios.end(), [](double r) { return r > 1; });
-  return 4 * static_cast<size_t>(wins) >= 3 * ratios.size();
-}
+// While it lives, no table of kernels is in force.
+class WithoutChoices {
+ public:
+  WithoutChoices() : before_(InstalledKernelChoices()) { HARROW_CHECK(SetKernelChoices({}).ok()); }
+  ~WithoutChoices() { HARROW_CHECK(SetKernelChoices(before_).ok()); }
+  WithoutChoices(const WithoutChoices&) = delete;
+  WithoutChoices& operator=(const WithoutChoices&) = delete;
+
+ private:
+  std::vector<KernelChoice> before_;
+};
 
 // One weight of the table: a format at a density.
 struct Weight {
@@ -105,31 +110,37 @@ BreakEven MeasureCell(const Weight& weight, WeightStack* stack, WeightStack* den
   if (stack != dense) rivals.push_back({dense, dense_kernel, {}});
   const std::vector<double> gbps = TimeRivals(timer, roof, {.seconds = seconds}, &rivals);
 
-  const Rival* chosen = nullptr;
+  row.rounds = static_cast<int64_t>(gbps.size());
+  const Rival* by_rule = nullptr;
   const Rival* fastest = &rivals[0];
   for (size_t i = 0; i < own; ++i) {
     row.kernels.push_back(rivals[i].kernel);
     row.kernel_us.push_back(1e6 * Median(rivals[i].seconds));
-    if (rivals[i].kernel == row.rule) chosen = &rivals[i];
+    if (rivals[i].kernel == row.rule) by_rule = &rivals[i];
     if (Median(rivals[i].seconds) < Median(fastest->seconds)) fastest = &rivals[i];
   }
-  if (chosen == nullptr || ClearlyFaster(fastest->seconds, chosen->seconds)) chosen = fastest;
-  if (std::none_of(rivals.begin(), rivals.begin() + static_cast<std::ptrdiff_t>(own),
-                   [&](const Rival& rival) { return rival.kernel == row.rule; })) {
-    row.rule = chosen->kernel;
+  if (by_rule == nullptr) {
+    by_rule = fastest;
+    row.rule = fastest->kernel;
   }
   const Rival& opponent = stack == dense ? *fastest : rivals.back();
-  const std::vector<double> ratios = Ratios(opponent.seconds, chosen->seconds);
-  row.kernel = chosen->kernel;
-  row.us = 1e6 * Median(chosen->seconds);
-  row.ratio = Median(ratios);
-  row.spread = QuartileSpread(ratios);
-  std::vector<double> roofs;
-  for (size_t i = 0; i < gbps.size(); ++i)
-    roofs.push_back(1e-9 * static_cast<double>(row.bytes) / chosen->seconds[i] / gbps[i]);
-  row.roof = Median(roofs);
   row.dense_kernel = opponent.kernel;
   row.dense_us = 1e6 * Median(opponent.seconds);
+  const auto choose = [&](const Rival& chosen) {
+    const std::vector<double> ratios = Ratios(opponent.seconds, chosen.seconds);
+    row.kernel = chosen.kernel;
+    row.us = 1e6 * Median(chosen.seconds);
+    row.ratio = Median(ratios);
+    // The ratio of the fastest dense kernel to itself would say nothing about noise.
+    row.spread = QuartileSpread(stack == dense ? chosen.seconds : ratios);
+    std::vector<double> roofs;
+    for (size_t i = 0; i < gbps.size(); ++i)
+      roofs.push_back(1e-9 * static_cast<double>(row.bytes) / chosen.seconds[i] / gbps[i]);
+    row.roof = Median(roofs);
+  };
+  choose(ClearlyFaster(fastest->seconds, by_rule->seconds) ? *fastest : *by_rule);
+  // The row is of the kernel that will run, and no other is chosen by a row that is not firm.
+  if (!IsFirm(row)) choose(*by_rule);
   return row;
 }
 
@@ -142,6 +153,14 @@ std::string UtcText(std::time_t time) {
 }
 
 }  // namespace
+
+bool ClearlyFaster(const std::vector<double>& a, const std::vector<double>& b) {
+  const std::vector<double> ratios = Ratios(b, a);
+  if (static_cast<int64_t>(ratios.size()) < kLeastRounds) return false;
+  if (Median(ratios) < 1.03 || QuartileSpread(ratios) > kNoisySpread) return false;
+  const auto wins = std::count_if(ratios.begin(), ratios.end(), [](double r) { return r > 1; });
+  return 4 * static_cast<size_t>(wins) >= 3 * ratios.size();
+}
 
 std::vector<BreakEvenFormat> BreakEvenFormats() {
   struct Precision {
@@ -220,6 +239,12 @@ Result<MachineProfile> MeasureProfile(const MeasureOptions& options, int threads
         "HARROW_KERNEL)",
         ForcedLinearKernel());
   }
+  if (QuantizedActivations() != Activations::kInt8) {
+    return InvalidArgument(
+        "--measure: a profile is of int8 activations, but {} is in force (--activations, "
+        "HARROW_ACTIVATIONS)",
+        ActivationsName(QuantizedActivations()));
+  }
   BreakEvenPlan plan;
   plan.only = options.only;
   if (options.quick) {
@@ -247,7 +272,8 @@ Result<MachineProfile> MeasureProfile(const MeasureOptions& options, int threads
         "and {}x{}; measure all, or give the same",
         stored->threads, stored->rows, stored->cols, threads, plan.rows, plan.cols);
   }
-  HARROW_RETURN_IF_ERROR(SetKernelChoices({}));
+  profile.quick = options.quick || (keep && stored->quick.value_or(false));
+  const WithoutChoices without;
   HARROW_RETURN_IF_ERROR(MeasureRates(threads, &profile, control));
   const double total = options.seconds > 0 ? options.seconds : options.quick ? 10 : 75;
   plan.seconds = std::max(0.0, total - (Now() - start));

@@ -37,13 +37,19 @@ struct BreakEvenPlan {
   // Starts of format names; empty: all. The dense formats that they are held against come along.
   std::vector<std::string> only;
 };
+// Whether kernel a (seconds of each round) would very likely be faster than b in another
+// measurement too: by 3 % in the median and in three rounds of four, of at least kLeastRounds whose
+// ratios spread over no more than kNoisySpread. Both have as many rounds.
+bool ClearlyFaster(const std::vector<double>& a, const std::vector<double>& b);
+
 // Dense formats stand at density 1, N:M formats at N / M, all others at each density. Weights are
 // read from memory. Neither a kernel nor a table may be in force.
 Result<std::vector<BreakEven>> MeasureBreakEven(const BreakEvenPlan& plan, ThreadPool* pool,
                                                 const RunControl* control);
 
 // All of it, as `harrow doctor --measure` does. `stored` (may be null) is the profile whose rows
-// are kept where options.only leaves formats out; it must be this machine's.
+// are kept where options.only leaves formats out; it must be this machine's. Measures without the
+// table in force, and puts it back. Refuses a forced kernel and activations other than INT8.
 Result<MachineProfile> MeasureProfile(const MeasureOptions& options, int threads,
                                       const MachineProfile* stored, const RunControl* control);
 

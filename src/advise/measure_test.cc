@@ -54,6 +54,11 @@ TEST(BreakEven, MeasuresEachCellWithEachKernel) {
     EXPECT_GT(row.ratio, 0);
     EXPECT_GT(row.dense_us, 0);
     EXPECT_GT(row.roof, 0);
+    EXPECT_GE(row.rounds.value_or(0), 3);
+    EXPECT_GT(row.spread, 0) << row.format << ": dense rows too say how noisy they are";
+    if (*row.rounds < kLeastRounds) {
+      EXPECT_EQ(row.kernel, row.rule);
+    }
   }
   EXPECT_EQ((*rows)[0].format, (*rows)[0].dense);
   EXPECT_EQ((*rows)[2].density, 0.5);
@@ -63,6 +68,16 @@ TEST(BreakEven, MeasuresEachCellWithEachKernel) {
   EXPECT_EQ((*rows)[10].format, "bitmask-i8/128 1x4");
   EXPECT_EQ((*rows)[11].m, 9);
   EXPECT_TRUE(ForcedLinearKernel().empty()) << "left a kernel forced";
+}
+
+TEST(BreakEven, ChoosesByManyRoundsThatAgree) {
+  const std::vector<double> rule(8, 1.0);
+  EXPECT_TRUE(ClearlyFaster(std::vector<double>(8, 0.9), rule));
+  EXPECT_FALSE(ClearlyFaster(std::vector<double>(8, 0.98), rule)) << "by 2 % only";
+  EXPECT_FALSE(ClearlyFaster(std::vector<double>(7, 0.5), std::vector<double>(7, 1.0)))
+      << "too few rounds";
+  EXPECT_FALSE(ClearlyFaster({0.9, 0.9, 0.9, 0.9, 0.9, 1.1, 1.1, 1.1}, rule)) << "5 of 8 rounds";
+  EXPECT_FALSE(ClearlyFaster({0.9, 0.9, 0.9, 0.9, 0.6, 0.6, 0.6, 0.6}, rule)) << "spread";
 }
 
 TEST(BreakEven, NamesTheFormatsThereAre) {
@@ -89,6 +104,29 @@ TEST(MeasureProfile, RefusesAForcedKernel) {
   const Status status = MeasureProfile({}, 1, nullptr, nullptr).status();
   ASSERT_TRUE(ForceLinearKernel("").ok());
   EXPECT_NE(status.message().find("linear.ref"), std::string::npos);
+}
+
+TEST(MeasureProfile, RefusesOtherActivations) {
+  SetQuantizedActivations(Activations::kBf16);
+  const Status status = MeasureProfile({}, 1, nullptr, nullptr).status();
+  SetQuantizedActivations(Activations::kInt8);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("bf16 is in force (--activations, HARROW_ACTIVATIONS)"),
+            std::string::npos);
+}
+
+TEST(MeasureProfile, PutsTheTableBackWhenInterrupted) {
+  const KernelChoice choice = {.spec = ParseSpec("bitmask-bf16").value(), .kernel = "linear.ref"};
+  ASSERT_TRUE(SetKernelChoices({&choice, 1}).ok());
+  const std::atomic<bool> cancel{true};
+  RunControl control;
+  control.cancel = &cancel;
+  const Status status = MeasureProfile({}, 1, nullptr, &control).status();
+  const std::vector<KernelChoice> after = InstalledKernelChoices();
+  ASSERT_TRUE(SetKernelChoices({}).ok());
+  EXPECT_EQ(status.code(), StatusCode::kCancelled);
+  ASSERT_EQ(after.size(), 1U);
+  EXPECT_EQ(after[0].kernel, "linear.ref");
 }
 
 TEST(MeasureProfile, KeepsTheRestOnlyOfTheSameTable) {

@@ -142,6 +142,10 @@ Status StoreProfile(const std::string& path, const MachineProfile& profile) {
   return WriteFileAtomically(path, text);
 }
 
+bool IsFirm(const BreakEven& row) {
+  return row.rounds.value_or(0) >= kLeastRounds && !row.Noisy();
+}
+
 std::vector<KernelChoice> ChoicesOf(const MachineProfile& profile) {
   // format -> densities -> M -> row; the last of two that describe the same cell.
   std::map<std::string, std::map<double, std::map<int64_t, const BreakEven*>>> cells;
@@ -151,6 +155,7 @@ std::vector<KernelChoice> ChoicesOf(const MachineProfile& profile) {
   for (const auto& [format, densities] : cells) {
     const Result<WeightSpec> spec = ParseSpec(format);
     if (!spec.ok()) continue;  // ParseProfile let none through
+    if (IsQuantized(spec->values) && QuantizedActivations() != Activations::kInt8) continue;
     for (auto density = densities.begin(); density != densities.end(); ++density) {
       KernelChoice choice;
       choice.spec = *spec;
@@ -161,11 +166,12 @@ std::vector<KernelChoice> ChoicesOf(const MachineProfile& profile) {
       bool open = false;  // whether `choice` describes a run of M that ends at the last one
       int64_t before = 0;
       for (const auto& [m, row] : density->second) {
-        if (open && row->kernel == choice.kernel && row->kernel != row->rule) {
+        const bool chooses = row->kernel != row->rule && IsFirm(*row);
+        if (open && chooses && row->kernel == choice.kernel) {
           choice.max_m = m;
         } else {
           if (open) choices.push_back(choice);
-          open = row->kernel != row->rule;
+          open = chooses;
           choice.kernel = row->kernel;
           choice.min_m = before + 1;
           choice.max_m = m;
@@ -173,8 +179,9 @@ std::vector<KernelChoice> ChoicesOf(const MachineProfile& profile) {
         before = m;
       }
       if (open) {
-        // Beyond the largest M measured nothing changes any more.
-        choice.max_m = std::numeric_limits<int64_t>::max();
+        // With so many tokens the cost of each no longer depends on how many there are.
+        constexpr int64_t kMany = 512;
+        if (choice.max_m >= kMany) choice.max_m = std::numeric_limits<int64_t>::max();
         choices.push_back(choice);
       }
     }

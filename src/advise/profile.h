@@ -34,9 +34,15 @@ Result<MachineProfile> LoadProfile(const std::string& path);
 // Makes the folder, and replaces the file in one step.
 Status StoreProfile(const std::string& path, const MachineProfile& profile);
 
-// The rows for SetKernelChoices(): where a kernel was measured to be clearly faster than that of
-// the rule. A density between two measured ones takes what the nearer had; an M takes what the next
-// larger measured M had, because kernels change where the register blocks of a smaller M are full.
+// Whether a row tells enough to choose a kernel by: kLeastRounds rounds or more, not Noisy().
+inline constexpr int64_t kLeastRounds = 8;
+bool IsFirm(const BreakEven& row);
+
+// The rows for SetKernelChoices(): where a firm row names a kernel clearly faster than that of the
+// rule. A density between two measured ones takes what the nearer had; an M takes what the next
+// larger measured M had, because kernels change where the register blocks of a smaller M are full;
+// beyond the largest one a choice goes on only from M 512. Profiles are of INT8 activations: none
+// for quantized weights while QuantizedActivations() are others.
 std::vector<KernelChoice> ChoicesOf(const MachineProfile& profile);
 
 }  // namespace harrow

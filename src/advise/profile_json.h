@@ -1,10 +1,12 @@
 // Records with a field list (harrow/fields.h) to JSON, and back from text that nobody vouches for:
-// every field must be there, of its type and within its limits. Internal to advise/.
+// every field that is not optional must be there, of its type and within its limits, and texts must
+// be free of control characters, as they go to terminals. Internal to advise/.
 #ifndef HARROW_ADVISE_PROFILE_JSON_H_
 #define HARROW_ADVISE_PROFILE_JSON_H_
 
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -22,8 +24,12 @@ inline constexpr bool kIsList = false;
 template <class T>
 inline constexpr bool kIsList<std::vector<T>> = true;
 template <class T>
+inline constexpr bool kIsOptional = false;
+template <class T>
+inline constexpr bool kIsOptional<std::optional<T>> = true;
+template <class T>
 inline constexpr bool kIsRecord =
-    std::is_class_v<T> && !kIsList<T> && !std::is_same_v<T, std::string>;
+    std::is_class_v<T> && !kIsList<T> && !kIsOptional<T> && !std::is_same_v<T, std::string>;
 
 }  // namespace internal
 
@@ -39,6 +45,8 @@ nlohmann::json ToProfileJson(T& value) {
     for (auto& element : value)
       array.push_back(ToProfileJson(element));
     return array;
+  } else if constexpr (internal::kIsOptional<T>) {
+    return value ? ToProfileJson(*value) : nlohmann::json();
   } else {
     return value;
   }
@@ -57,8 +65,12 @@ Status FromProfileJson(const nlohmann::json& json, const std::string& name, cons
       if (!status.ok()) return;
       const nlohmann::json* value = JsonGet(json, key);
       const std::string path = name.empty() ? std::string(key) : name + "." + key;
-      status = value == nullptr ? Corruption("{} is missing", path)
-                                : FromProfileJson(*value, path, within, &field);
+      constexpr bool kOptional = internal::kIsOptional<std::remove_reference_t<decltype(field)>>;
+      if (value != nullptr) {
+        status = FromProfileJson(*value, path, within, &field);
+      } else if (!kOptional) {
+        status = Corruption("{} is missing", path);
+      }
     };
     out->Visit(read);
     return status;
@@ -70,12 +82,23 @@ Status FromProfileJson(const nlohmann::json& json, const std::string& name, cons
       HARROW_RETURN_IF_ERROR(FromProfileJson(element, path, limits, &out->emplace_back()));
     }
     return OkStatus();
+  } else if constexpr (internal::kIsOptional<T>) {
+    out->reset();
+    if (json.is_null()) return OkStatus();
+    return FromProfileJson(json, name, limits, &out->emplace());
   } else if constexpr (std::is_same_v<T, std::string>) {
     if (!json.is_string() || json.get_ref<const std::string&>().size() > kMostText) {
       return Corruption("{}: expected a text of at most {} characters, found {}", name, kMostText,
                         JsonQuote(json));
     }
     *out = json.get<std::string>();
+    if (HasControlCharacters(*out))
+      return Corruption("{}: control characters in {}", name, JsonQuote(json));
+    return OkStatus();
+  } else if constexpr (std::is_same_v<T, bool>) {
+    if (!json.is_boolean())
+      return Corruption("{}: expected true or false, found {}", name, JsonQuote(json));
+    *out = json.get<bool>();
     return OkStatus();
   } else if constexpr (std::is_floating_point_v<T>) {
     const double number = json.is_number() ? json.get<double>() : std::nan("");

@@ -11,6 +11,7 @@
 
 #include "advise/explain.h"
 #include "advise/testing.h"
+#include "base/machine.h"
 #include "base/mapped_file.h"
 #include "base/thread_pool.h"
 #include "formats/random_weight.h"
@@ -73,12 +74,32 @@ TEST(Profile, SurvivesItsFile) {
   EXPECT_EQ(read->threads, 2);
   EXPECT_EQ(read->rates[2].gflops, 400);
   EXPECT_EQ(read->break_even[1].kernel_us, profile.break_even[1].kernel_us);
+  EXPECT_EQ(read->break_even[1].rounds, 20);
   size_t files = 0;
   for ([[maybe_unused]] const auto& entry :
        std::filesystem::directory_iterator(folder.path() + "/new/folder")) {
     ++files;
   }
   EXPECT_EQ(files, 1U) << "a temporary file was left";
+}
+
+TEST(Profile, FilesWithoutTheOptionalFieldsAreRead) {
+  MachineProfile profile = SyntheticProfile();
+  profile.quick = true;
+  profile.break_even = {SyntheticCell(0.5, 1, "linear.bitmask_i8.avx2", 50)};
+  nlohmann::json json = nlohmann::json::parse(FormatProfile(profile).value());
+  const MachineProfile whole = ParseProfile(json.dump(), "p.json").value();
+  EXPECT_EQ(whole.quick, true);
+  EXPECT_EQ(ChoicesOf(whole).size(), 1U);
+  json.erase("quick");
+  json["break_even"][0].erase("rounds");
+  const Result<MachineProfile> read = ParseProfile(json.dump(), "p.json");
+  ASSERT_TRUE(read.ok()) << read.status().ToString();
+  EXPECT_EQ(read->quick, std::nullopt);
+  EXPECT_EQ(read->break_even[0].rounds, std::nullopt);
+  EXPECT_TRUE(ChoicesOf(*read).empty()) << "nobody knows how firm the row is";
+  EXPECT_EQ(FormatProfile(*read).value(),
+            FormatProfile(ParseProfile(FormatProfile(*read).value(), "p.json").value()).value());
 }
 
 TEST(Profile, DamagedFilesAreErrorsThatNameThem) {
@@ -115,6 +136,16 @@ TEST(Profile, DamagedFilesAreErrorsThatNameThem) {
       {"break_even[0].kernel_us[0]",
        [](auto* j) { (*j)["break_even"][0]["kernel_us"][0] = nlohmann::json::array(); }},
       {"linear.other", [](auto* j) { (*j)["break_even"][0]["kernel"] = "linear.other"; }},
+      {"quick: expected true or false", [](auto* j) { (*j)["quick"] = "yes"; }},
+      {"break_even[0].rounds", [](auto* j) { (*j)["break_even"][0]["rounds"] = 0; }},
+      // What a terminal would obey.
+      {"measured: control characters", [](auto* j) { (*j)["measured"] = "now\x1b[31m"; }},
+      {"key.cpu: control characters", [](auto* j) { (*j)["key"]["cpu"] = "a\nb"; }},
+      {"rates[0].unit: control characters", [](auto* j) { (*j)["rates"][0]["unit"] = "\x7f"; }},
+      {"break_even[0].dense_kernel: control characters",
+       [](auto* j) { (*j)["break_even"][0]["dense_kernel"] = "linear.\u009b31m"; }},
+      {"break_even[0].kernels[0]: control characters",
+       [](auto* j) { (*j)["break_even"][0]["kernels"][0] = "\t"; }},
   };
   for (const Damage& damage : damages) {
     nlohmann::json json = good;
@@ -181,27 +212,30 @@ class ProfileChoices : public ::testing::Test {
 
 // linear.ref wins in the middle of the table: at densities 0.5 and 0.2 with 4 and 8 tokens, and at
 // 0.2 also with 16, the most that were measured.
-MachineProfile WithReferenceInTheMiddle() {
+MachineProfile WithReferenceInTheMiddle(std::string (*rule)(int64_t)) {
   MachineProfile profile = SyntheticProfile();
   for (const double density : {1.0, 0.5, 0.2}) {
     for (const int64_t m : {1, 4, 8, 16}) {
       const bool wins = density < 1 && m > 1 && (m < 16 || density == 0.2);
-      profile.break_even.push_back(SyntheticCell(density, m, RuleName(m), wins ? 60 : 150));
+      profile.break_even.push_back(SyntheticCell(density, m, rule(m), wins ? 60 : 150));
     }
   }
   return profile;
 }
 
+std::string SomeRule(int64_t) {
+  return "linear.bitmask_i8.avx2";
+}
+
 TEST_F(ProfileChoices, CoverTheCellsThatWereWon) {
-  if (RuleName(4) == "linear.ref") GTEST_SKIP() << "this machine has one kernel only";
-  const std::vector<KernelChoice> choices = ChoicesOf(WithReferenceInTheMiddle());
+  const std::vector<KernelChoice> choices = ChoicesOf(WithReferenceInTheMiddle(SomeRule));
   ASSERT_EQ(choices.size(), 2U);
   EXPECT_EQ(SpecName(choices[0].spec), kFormat);
   EXPECT_EQ(choices[0].kernel, "linear.ref");
   EXPECT_EQ(choices[0].min_density, 0);
   EXPECT_DOUBLE_EQ(choices[0].max_density, 0.35);
   EXPECT_EQ(choices[0].min_m, 2);
-  EXPECT_EQ(choices[0].max_m, std::numeric_limits<int64_t>::max());
+  EXPECT_EQ(choices[0].max_m, 16) << "the most that were measured";
   EXPECT_DOUBLE_EQ(choices[1].min_density, 0.35);
   EXPECT_DOUBLE_EQ(choices[1].max_density, 0.75);
   EXPECT_EQ(choices[1].min_m, 2);
@@ -209,15 +243,62 @@ TEST_F(ProfileChoices, CoverTheCellsThatWereWon) {
   EXPECT_TRUE(ChoicesOf(SyntheticProfile()).empty());
 }
 
+TEST_F(ProfileChoices, GoOnBeyondManyTokens) {
+  MachineProfile profile = SyntheticProfile();
+  for (const int64_t m : {64, 512})
+    profile.break_even.push_back(SyntheticCell(0.5, m, SomeRule(m), 60));
+  const std::vector<KernelChoice> choices = ChoicesOf(profile);
+  ASSERT_EQ(choices.size(), 1U);
+  EXPECT_EQ(choices[0].min_m, 1);
+  EXPECT_EQ(choices[0].max_m, std::numeric_limits<int64_t>::max());
+}
+
+// A row that noise may have decided leaves its M to the rule, and ends what was chosen below it.
+TEST_F(ProfileChoices, AreMadeByFirmRowsOnly) {
+  const std::function<void(BreakEven*)> changes[] = {
+      [](BreakEven* row) { row->spread = 2.25; },
+      [](BreakEven* row) { row->rounds = 3; },
+      [](BreakEven* row) { row->rounds.reset(); },
+  };
+  for (const auto& change : changes) {
+    MachineProfile profile = SyntheticProfile();
+    for (const int64_t m : {8, 64, 512})
+      profile.break_even.push_back(SyntheticCell(0.5, m, SomeRule(m), 60));
+    change(&profile.break_even[1]);
+    std::vector<KernelChoice> choices = ChoicesOf(profile);
+    ASSERT_EQ(choices.size(), 2U);
+    EXPECT_EQ(choices[0].max_m, 8);
+    EXPECT_EQ(choices[1].min_m, 65);
+    change(&profile.break_even[2]);
+    choices = ChoicesOf(profile);
+    ASSERT_EQ(choices.size(), 1U);
+    EXPECT_EQ(choices[0].max_m, 8);
+  }
+}
+
+TEST_F(ProfileChoices, AreOfInt8Activations) {
+  MachineProfile profile = SyntheticProfile();
+  profile.break_even = {SyntheticCell(0.5, 1, SomeRule(1), 60)};
+  SetQuantizedActivations(Activations::kBf16);
+  const size_t bf16 = ChoicesOf(profile).size();
+  SetQuantizedActivations(Activations::kInt8);
+  EXPECT_EQ(bf16, 0U);
+  // A kernel of other activations would never run: the table says so and is not taken.
+  BreakEven& row = profile.break_even[0];
+  row.kernel = row.kernels[1] = "linear.ref_weight_only";
+  EXPECT_EQ(SetKernelChoices(ChoicesOf(profile)).code(), StatusCode::kInvalidArgument);
+}
+
 TEST_F(ProfileChoices, ChangeTheKernelThatRuns) {
   if (RuleName(4) == "linear.ref") GTEST_SKIP() << "this machine has one kernel only";
   const std::string rules[] = {RuleName(1), RuleName(9)};
-  ASSERT_TRUE(SetKernelChoices(ChoicesOf(WithReferenceInTheMiddle())).ok());
+  ASSERT_TRUE(SetKernelChoices(ChoicesOf(WithReferenceInTheMiddle(RuleName))).ok());
   EXPECT_EQ(LinearKernelName(Weight(0.5), 1), rules[0]);
   EXPECT_EQ(LinearKernelName(Weight(0.5), 2), "linear.ref");
   EXPECT_EQ(LinearKernelName(Weight(0.5), 8), "linear.ref");
   EXPECT_EQ(LinearKernelName(Weight(0.5), 9), rules[1]);
-  EXPECT_EQ(LinearKernelName(Weight(0.2), 1000), "linear.ref");
+  EXPECT_EQ(LinearKernelName(Weight(0.2), 16), "linear.ref");
+  EXPECT_NE(LinearKernelName(Weight(0.2), 17), "linear.ref");
   EXPECT_NE(LinearKernelName(Weight(1), 8), "linear.ref");
   EXPECT_EQ(ChooseLinearKernel(Weight(0.5), 8).by, ChosenBy::kTable);
   EXPECT_EQ(ChooseLinearKernel(Weight(0.5), 1).by, ChosenBy::kRule);
@@ -225,7 +306,7 @@ TEST_F(ProfileChoices, ChangeTheKernelThatRuns) {
 
 TEST_F(ProfileChoices, AreExplained) {
   if (RuleName(4) == "linear.ref") GTEST_SKIP() << "this machine has one kernel only";
-  const MachineProfile profile = WithReferenceInTheMiddle();
+  const MachineProfile profile = WithReferenceInTheMiddle(RuleName);
   ASSERT_TRUE(SetKernelChoices(ChoicesOf(profile)).ok());
   ExplainOptions options;
   options.explain = "2000x1024";
@@ -244,9 +325,10 @@ TEST_F(ProfileChoices, AreExplained) {
   EXPECT_DOUBLE_EQ(*one.us, 100 * scale);
   EXPECT_DOUBLE_EQ(*one.dense_us, 120 * scale);
   EXPECT_DOUBLE_EQ(*one.ratio, 1.2);
-  EXPECT_DOUBLE_EQ(*one.roof_us, static_cast<double>(report->weight_bytes) / 50e3);
+  EXPECT_DOUBLE_EQ(*one.spread, 0.02);
+  EXPECT_DOUBLE_EQ(*one.roof_us, 50 * scale) << "of the cell, not of `bandwidths`";
   EXPECT_DOUBLE_EQ(*one.arithmetic_us, 2.0 * 2000 * 1024 / 800e3);
-  EXPECT_EQ(one.limit, "instructions") << "about 23 of 205 us";
+  EXPECT_EQ(one.limit, "instructions") << "half of the time";
   const ExplainRow& four = report->tokens[1];
   EXPECT_EQ(four.kernel, "linear.ref");
   EXPECT_EQ(four.chosen_by, "profile");
@@ -265,6 +347,53 @@ TEST_F(ProfileChoices, SayWhereNoneHelps) {
   const ExplainReport report = ExplainLayer(options, profile, "").value();
   ASSERT_EQ(report.notes.size(), 2U);
   EXPECT_NE(report.notes[1].find("no choice helps: M 16: 0.90"), std::string::npos);
+}
+
+TEST(Explain, SaysWhereFiguresAreNoisy) {
+  MachineProfile profile = SyntheticProfile();
+  for (const int64_t m : {1, 16}) {
+    profile.break_even.push_back(SyntheticCell(0.5, m, RuleName(m), 150));
+    profile.break_even.back().ratio = 0.7;
+  }
+  profile.break_even[0].spread = 0.42;
+  ExplainOptions options;
+  options.explain = "1000x1024";
+  options.tokens = {"1", "16"};
+  const ExplainReport report = ExplainLayer(options, profile, "").value();
+  EXPECT_EQ(report.tokens[0].spread, 0.42);
+  ASSERT_EQ(report.notes.size(), 3U);
+  EXPECT_NE(report.notes[1].find("noisy"), std::string::npos);
+  EXPECT_NE(report.notes[1].find(": M 1 (spread 0.42); measure again"), std::string::npos)
+      << report.notes[1];
+  EXPECT_NE(report.notes[2].find("no choice helps: M 16: 0.70"), std::string::npos)
+      << report.notes[2];
+}
+
+TEST(Explain, SaysWhereTheRoofIsNone) {
+  MachineProfile profile = SyntheticProfile();
+  profile.break_even = {SyntheticCell(0.5, 1, RuleName(1), 150)};
+  profile.break_even[0].roof = 1.2;
+  ExplainOptions options;
+  options.explain = "1000x1024";
+  options.tokens = {"1"};
+  const ExplainReport report = ExplainLayer(options, profile, "").value();
+  ASSERT_EQ(report.notes.size(), 2U);
+  EXPECT_NE(report.notes[1].find("roof_us is no bound: M 1"), std::string::npos) << report.notes[1];
+}
+
+TEST(Explain, SaysWhereASmallWeightStandsForALargeOne) {
+  if (CacheBytes(2) == 0) GTEST_SKIP() << "this system does not tell the size of its caches";
+  MachineProfile profile = SyntheticProfile();
+  profile.break_even = {SyntheticCell(0.5, 1, RuleName(1), 150)};
+  ExplainOptions options;
+  options.tokens = {"1"};
+  options.explain = "32768x16384";
+  ExplainReport report = ExplainLayer(options, profile, "").value();
+  ASSERT_EQ(report.notes.size(), 2U);
+  EXPECT_NE(report.notes[1].find("scaling is rough"), std::string::npos) << report.notes[1];
+  options.explain = "64x64";
+  report = ExplainLayer(options, profile, "").value();
+  EXPECT_EQ(report.notes.size(), 1U);
 }
 
 TEST(Explain, WithoutAProfileHasNoTimes) {
@@ -313,7 +442,7 @@ TEST(BreakEvenTable, MarksWhatLosesAgainstDense) {
   dense.density = 1;
   dense.bytes = 2000;
   dense.ratio = 1;
-  dense.spread = 0;
+  dense.spread = 0.3;
   profile.break_even.push_back(dense);
   BreakEven large = SyntheticCell(0.9, 1, "linear.bitmask_i8.avx2", 150);
   large.bytes = 1901;  // of 2000: not a twentieth less
@@ -323,6 +452,8 @@ TEST(BreakEvenTable, MarksWhatLosesAgainstDense) {
   EXPECT_NE(text.find("| bitmask-i8/128 | 70 % | 1.50~ | *0.93* | **0.70** |"), std::string::npos)
       << text;
   EXPECT_NE(text.find("| bitmask-i8/128 | 10 % | (0.60) |"), std::string::npos) << text;
+  EXPECT_NE(text.find("| dense_panel-i8/128 | 0 % | 1.00~ |"), std::string::npos) << text;
+  EXPECT_NE(text.find("\n2 cells are noisy (`~`): measure again"), std::string::npos) << text;
   EXPECT_NE(text.find("5 cells; of 4 that are stored so, 2 below 0.95, of those 1 below 0.88"),
             std::string::npos);
 }

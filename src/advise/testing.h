@@ -25,6 +25,8 @@ inline BreakEven SyntheticCell(double density, int64_t m, const std::string& rul
   row.dense_kernel = "linear.dense_panel_i8.avx2";
   row.dense_us = 120;
   row.ratio = row.dense_us / row.us;
+  row.spread = 0.02;
+  row.rounds = 20;
   row.roof = 0.5;
   row.kernels = {rule};
   row.kernel_us = {100};

@@ -77,11 +77,19 @@ std::string JsonQuote(const json& value) {
   return text;
 }
 
+bool HasControlCharacters(std::string_view text) {
+  unsigned char before = 0;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) return true;
+    if (before == 0xC2 && byte >= 0x80 && byte < 0xA0) return true;  // U+0080 .. U+009F
+    before = byte;
+  }
+  return false;
+}
+
 std::string PrintableName(const std::string& name) {
-  const bool plain =
-      name.size() <= kMaxReason && std::none_of(name.begin(), name.end(), [](char c) {
-        return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
-      });
+  const bool plain = name.size() <= kMaxReason && !HasControlCharacters(name);
   return plain ? name : JsonQuote(name);
 }
 

@@ -41,6 +41,8 @@ Status JsonToInt(const nlohmann::json& value, std::string_view key, int64_t min,
                  int64_t* out);
 // What an error quotes of a value: short, whatever the file holds.
 std::string JsonQuote(const nlohmann::json& value);
+// Whether UTF-8 text has characters that a terminal would obey: C0, DEL or C1.
+bool HasControlCharacters(std::string_view text);
 // A tensor's name for an error: as it is, or quoted and cut when it is long or has control
 // characters (which a terminal would obey).
 std::string PrintableName(const std::string& name);

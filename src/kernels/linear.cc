@@ -336,8 +336,10 @@ Status SetKernelChoices(std::span<const KernelChoice> choices) {
     const auto kernel = std::find_if(kernels.begin(), kernels.end(),
                                      [&](const LinearKernel& k) { return k.name == row.kernel; });
     if (kernel == kernels.end()) return NotFound("no linear kernel is named {}", row.kernel);
-    if (!kernel->supports(row.spec))
-      return InvalidArgument("{} does not take {} weights", row.kernel, SpecName(row.spec));
+    if (!Takes(*kernel, row.spec)) {
+      return InvalidArgument("{} does not take {} weights with {} activations", row.kernel,
+                             SpecName(row.spec), ActivationsName(ActivationsInForce()));
+    }
     if (!(row.min_density <= row.max_density) || row.min_m > row.max_m) {
       return InvalidArgument("choice of {} for {}: density {} to {}, M {} to {} is empty",
                              row.kernel, SpecName(row.spec), row.min_density, row.max_density,

@@ -84,7 +84,8 @@ struct KernelChoice {
 // Installs the table of this machine for the whole process, in place of the last one (empty: none).
 // Where several rows apply the first counts; rows whose kernel needs a higher tier than ActiveIsa()
 // are passed over. Fails, and changes nothing, on a kernel that is not listed or does not take the
-// row's spec, and on an empty range. Not thread safe against Linear().
+// row's spec with activations as QuantizedActivations() says, and on an empty range. Not thread
+// safe against Linear().
 Status SetKernelChoices(std::span<const KernelChoice> choices);
 // The table in force.
 std::vector<KernelChoice> InstalledKernelChoices();

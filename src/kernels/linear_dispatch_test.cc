@@ -73,6 +73,20 @@ TEST(DispatchTest, DensityIsToldFromTheBytes) {
   }
 }
 
+// Linear() would pass over such a row, so that a listing of the table would lie.
+TEST(DispatchTest, ATableOfKernelsOfOtherActivationsIsRefused) {
+  const KernelChoice row = {.spec = ParseSpec("bitmask-i8/128").value(),
+                            .kernel = "linear.ref_weight_only"};
+  const Status status = SetKernelChoices({&row, 1});
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("int8 activations"), std::string::npos) << status.ToString();
+  EXPECT_TRUE(InstalledKernelChoices().empty());
+  SetQuantizedActivations(Activations::kBf16);
+  EXPECT_TRUE(SetKernelChoices({&row, 1}).ok());
+  EXPECT_TRUE(SetKernelChoices({}).ok());
+  SetQuantizedActivations(Activations::kInt8);
+}
+
 TEST(DispatchTest, AnInstalledTableDecides) {
   const WeightSpec spec = ParseSpec("bitmask-bf16").value();
   Rng rng(17);

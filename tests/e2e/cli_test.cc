@@ -657,6 +657,25 @@ TEST_F(Cli, DoctorMeasuresStoresAndExplains) {
   EXPECT_GT(explained["tokens"][0]["us"].get<double>(), 0);
   EXPECT_EQ(explained["tokens"][1]["cell"], "0.5, M 8");
 
+  // A full profile is not lost to a quick one.
+  Json full = Json::parse(std::ifstream(file));
+  EXPECT_EQ(full["quick"], true);
+  full["quick"] = false;
+  Json& row = full["break_even"].back();
+  row["m"] = 512;
+  row["rounds"] = 20;
+  row["spread"] = 0.01;
+  row["kernel"] = "linear.ref";
+  row["rule"] = "linear.other";
+  row["kernels"] = {"linear.ref", "linear.other"};
+  row["kernel_us"] = {1, 2};
+  std::ofstream(file) << full;
+  ExpectError(doctor({"--measure", "--quick"}), 2, {"--quick", file, "full profile"});
+  EXPECT_EQ(Json::parse(std::ifstream(file)), full);
+  const std::string text = MustRun(doctor({})).out;
+  EXPECT_NE(text.find("and more  linear.ref"), std::string::npos) << text;
+  ExpectError(doctor({"--measure", "--activations", "bf16"}), 2, {"--activations", "bf16"});
+
   ExpectError({"doctor", "--quick"}, 2, {"--quick", "--measure"});
   ExpectError({"doctor", "--measure"}, 2, {"--profile FILE"});
   ExpectError({"doctor", "--explain", "12"}, 2, {"--explain", "12"});

@@ -29,7 +29,17 @@ Table BreakEvenTable(const MachineProfile& profile) {
     }
     const size_t column =
         2 + static_cast<size_t>(std::lower_bound(ms.begin(), ms.end(), row.m) - ms.begin());
-    table[line->second][column] = fmt::format("{:.2f}", row.ratio);
+    table[line->second][column] = fmt::format("{:.2f}{}", row.ratio, row.Noisy() ? "~" : "");
+  }
+  return table;
+}
+
+// Choices as a table that says of those without a last M that they go on.
+Table ChoicesTable(std::vector<KernelChoiceEntry>& choices) {
+  Table table = ToTable(choices);
+  const auto column = std::find(table[0].begin(), table[0].end(), "max_m") - table[0].begin();
+  for (size_t i = 0; i < choices.size(); ++i) {
+    if (!choices[i].max_m) table[i + 1][static_cast<size_t>(column)] = "and more";
   }
   return table;
 }
@@ -42,8 +52,13 @@ std::string DoctorText(DoctorReport report, bool kernels) {
   std::string text;
   report.Visit([&](const char* name, auto& field, auto&&...) {
     using Field = std::remove_reference_t<decltype(field)>;
-    if constexpr (RecordList<Field>) {
+    if constexpr (std::is_same_v<Field, std::vector<KernelChoiceEntry>>) {
+      if (!field.empty())
+        text += fmt::format("{}\n{}", name, AlignedTable(ChoicesTable(field), "  "));
+    } else if constexpr (RecordList<Field>) {
       if (!field.empty()) text += fmt::format("{}\n{}", name, AlignedTable(ToTable(field), "  "));
+    } else if constexpr (std::is_same_v<Field, std::vector<std::string>>) {
+      if (!field.empty()) text += fmt::format("{}{}\n", name, TextList(field, "  "));
     } else if constexpr (!Record<Field>) {
       text += fmt::format("{:<13}  {}\n", name, ToText(name, field));
     }
@@ -53,9 +68,10 @@ std::string DoctorText(DoctorReport report, bool kernels) {
   text += "rates\n" + AlignedTable(ToTable(rates.rates), "  ");
   text += "bandwidths\n" + AlignedTable(ToTable(rates.bandwidths), "  ");
   text += "fork_joins\n" + AlignedTable(ToTable(rates.fork_joins), "  ");
-  text +=
-      fmt::format("speed relative to dense of the same precision, {}x{} from memory, {} threads\n",
-                  profile.rows, profile.cols, profile.threads);
+  text += fmt::format(
+      "speed relative to dense of the same precision, {}x{} from memory, {} threads; ~: "
+      "noisy\n",
+      profile.rows, profile.cols, profile.threads);
   return text + AlignedTable(BreakEvenTable(profile), "  ");
 }
 
