@@ -1,6 +1,11 @@
 #include "base/thread_pool.h"
 
+#include <linux/futex.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <climits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -9,17 +14,34 @@
 namespace harrow {
 namespace {
 
-// Some tens of microseconds of spinning, on either side: longer than the serial gaps between two
-// layer calls and than the skew of a balanced split, shorter than a scheduler quantum. After that a
-// thread blocks, because on a shared machine the one it waits for may need this very CPU
-// (sched_yield instead gave whole time slices away: 100 ms a token with twice as many runnable
-// threads as CPUs).
+// Some 200 microseconds of spinning, on either side: longer than the serial gaps between two layer
+// calls and than the skew of a balanced split, shorter than a scheduler quantum. After that a
+// thread blocks, because on a shared machine the one it waits for may need this very CPU. It blocks
+// in the futex itself: std::atomic::wait calls sched_yield first, each time for as long as a busy
+// neighbour's time slice lasts.
 constexpr int kSpinsBeforeSleep = 4000;
+
+// Pauses for which the owner, done with its own index, leaves the others to workers that are awake:
+// about a microsecond, twice as long as one takes to notice.
+constexpr int kSpinsBeforeTakeover = 20;
+
+// In pending_: the owner sleeps.
+constexpr uint32_t kOwnerSleeps = 1u << 31;
 
 inline void CpuRelax() {
 #if defined(__x86_64__)
   _mm_pause();
 #endif
+}
+
+// Sleeps while *word is `value`; may return early.
+void FutexWait(std::atomic<uint32_t>* word, uint32_t value) {
+  static_assert(sizeof(*word) == sizeof(uint32_t));
+  ::syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+}
+
+void FutexWakeAll(std::atomic<uint32_t>* word) {
+  ::syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 
 }  // namespace
@@ -32,7 +54,8 @@ int ThreadPool::AvailableCpus() {
   return n > 0 ? static_cast<int>(n) : 1;
 }
 
-ThreadPool::ThreadPool(int threads) : size_(threads > 0 ? threads : AvailableCpus()) {
+ThreadPool::ThreadPool(int threads)
+    : size_(threads > 0 ? threads : AvailableCpus()), slots_(static_cast<size_t>(size_)) {
   workers_.reserve(static_cast<size_t>(size_ - 1));
   for (int i = 1; i < size_; ++i)
     workers_.emplace_back([this, i] { Worker(i); });
@@ -40,10 +63,23 @@ ThreadPool::ThreadPool(int threads) : size_(threads > 0 ? threads : AvailableCpu
 
 ThreadPool::~ThreadPool() {
   stop_.store(true, std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  Publish();
   for (std::thread& worker : workers_)
     worker.join();
+}
+
+uint32_t ThreadPool::Publish() {
+  // Sequentially consistent with the worker's: either this sees that it is about to sleep, or it
+  // sees the new generation and does not.
+  const uint32_t generation = generation_.fetch_add(1) + 1;
+  if (sleepers_.load() > 0) FutexWakeAll(&generation_);
+  return generation;
+}
+
+bool ThreadPool::Claim(int index, uint32_t generation) {
+  uint32_t before = generation - 1;
+  return slots_[static_cast<size_t>(index)].claimed.compare_exchange_strong(
+      before, generation, std::memory_order_acq_rel, std::memory_order_relaxed);
 }
 
 void ThreadPool::RunErased(Function function, void* context) {
@@ -53,29 +89,54 @@ void ThreadPool::RunErased(Function function, void* context) {
   }
   function_ = function;
   context_ = context;
-  pending_.store(size_ - 1, std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  pending_.store(static_cast<uint32_t>(size_ - 1), std::memory_order_relaxed);
+  const uint32_t generation = Publish();
   function(context, 0);
-  for (int spins = 0;; ++spins) {
-    const int left = pending_.load(std::memory_order_acquire);
-    if (left == 0) return;
+  int spins = 0;
+  for (int i = 1; i < size_; ++i) {
+    const Slot& slot = slots_[static_cast<size_t>(i)];
+    // A worker that has not noticed the generation before has no CPU: nothing to wait for.
+    while (spins < kSpinsBeforeTakeover &&
+           slot.claimed.load(std::memory_order_relaxed) != generation &&
+           slot.seen.load(std::memory_order_relaxed) + 1 == generation) {
+      CpuRelax();
+      ++spins;
+    }
+    if (!Claim(i, generation)) continue;
+    function(context, i);
+    pending_.fetch_sub(1, std::memory_order_relaxed);
+  }
+  for (spins = 0;; ++spins) {
+    uint32_t left = pending_.load(std::memory_order_acquire);
+    if ((left & ~kOwnerSleeps) == 0) return;
     CpuRelax();
-    if (spins >= kSpinsBeforeSleep) pending_.wait(left, std::memory_order_acquire);
+    if (spins < kSpinsBeforeSleep) continue;
+    left = pending_.fetch_or(kOwnerSleeps, std::memory_order_acquire) | kOwnerSleeps;
+    if (left != kOwnerSleeps) FutexWait(&pending_, left);
   }
 }
 
 void ThreadPool::Worker(int index) {
+  Slot& slot = slots_[static_cast<size_t>(index)];
   uint32_t seen = 0;
   for (;;) {
-    for (int spins = 0; generation_.load(std::memory_order_acquire) == seen; ++spins) {
+    uint32_t generation;
+    for (int spins = 0; (generation = generation_.load(std::memory_order_acquire)) == seen;
+         ++spins) {
       CpuRelax();
-      if (spins >= kSpinsBeforeSleep) generation_.wait(seen, std::memory_order_acquire);
+      if (spins < kSpinsBeforeSleep) continue;
+      sleepers_.fetch_add(1);
+      FutexWait(&generation_, seen);
+      sleepers_.fetch_sub(1);
     }
-    ++seen;
+    // Generations between the two went by without this thread.
+    seen = generation;
+    slot.seen.store(seen, std::memory_order_relaxed);
     if (stop_.load(std::memory_order_relaxed)) return;
+    if (!Claim(index, generation)) continue;
     function_(context_, index);
-    if (pending_.fetch_sub(1, std::memory_order_release) == 1) pending_.notify_one();
+    if (pending_.fetch_sub(1, std::memory_order_acq_rel) == (kOwnerSleeps | 1))
+      FutexWakeAll(&pending_);
   }
 }
 
