@@ -2,9 +2,11 @@
 
 #include <linux/futex.h>
 #include <sched.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 
 #if defined(__x86_64__)
@@ -24,6 +26,15 @@ constexpr int kSpinsBeforeSleep = 4000;
 // Pauses for which the owner, done with its own index, leaves the others to workers that are awake:
 // about a microsecond, twice as long as one takes to notice.
 constexpr int kSpinsBeforeTakeover = 20;
+// A worker that is this many generations behind has no CPU and is not waited for.
+constexpr uint32_t kGenerationsOfAbsence = 4;
+
+// How long the owner works alone after a worker was preempted in the middle of a task and held it
+// up for longer than its own share took; twice as long when that happens again soon. Beside other
+// busy processes the worker would otherwise take from the owner's CPU time what it gives back in
+// short tasks.
+constexpr std::chrono::milliseconds kShortestRest{8};
+constexpr std::chrono::milliseconds kLongestRest{128};
 
 // In pending_: the owner sleeps.
 constexpr uint32_t kOwnerSleeps = 1u << 31;
@@ -83,8 +94,11 @@ bool ThreadPool::Claim(int index, uint32_t generation) {
 }
 
 void ThreadPool::RunErased(Function function, void* context) {
-  if (size_ == 1) {
-    function(context, 0);
+  if (size_ == 1) return function(context, 0);
+  const Clock::time_point begin = Clock::now();
+  if (begin < rest_end_) {
+    for (int i = 0; i < size_; ++i)
+      function(context, i);
     return;
   }
   function_ = function;
@@ -95,10 +109,9 @@ void ThreadPool::RunErased(Function function, void* context) {
   int spins = 0;
   for (int i = 1; i < size_; ++i) {
     const Slot& slot = slots_[static_cast<size_t>(i)];
-    // A worker that has not noticed the generation before has no CPU: nothing to wait for.
     while (spins < kSpinsBeforeTakeover &&
            slot.claimed.load(std::memory_order_relaxed) != generation &&
-           slot.seen.load(std::memory_order_relaxed) + 1 == generation) {
+           generation - slot.seen.load(std::memory_order_relaxed) < kGenerationsOfAbsence) {
       CpuRelax();
       ++spins;
     }
@@ -106,19 +119,28 @@ void ThreadPool::RunErased(Function function, void* context) {
     function(context, i);
     pending_.fetch_sub(1, std::memory_order_relaxed);
   }
-  for (spins = 0;; ++spins) {
-    uint32_t left = pending_.load(std::memory_order_acquire);
-    if ((left & ~kOwnerSleeps) == 0) return;
+  for (spins = 0; spins < kSpinsBeforeSleep; ++spins) {
+    if (pending_.load(std::memory_order_acquire) == 0) return;
     CpuRelax();
-    if (spins < kSpinsBeforeSleep) continue;
-    left = pending_.fetch_or(kOwnerSleeps, std::memory_order_acquire) | kOwnerSleeps;
-    if (left != kOwnerSleeps) FutexWait(&pending_, left);
   }
+  const Clock::time_point sleep = Clock::now();
+  preempted_.store(false, std::memory_order_relaxed);
+  uint32_t left = pending_.fetch_or(kOwnerSleeps, std::memory_order_acq_rel) | kOwnerSleeps;
+  while (left != kOwnerSleeps) {
+    FutexWait(&pending_, left);
+    left = pending_.load(std::memory_order_acquire);
+  }
+  const Clock::time_point end = Clock::now();
+  if (!preempted_.load(std::memory_order_relaxed) || end - sleep < sleep - begin) return;
+  rest_ = end - rest_end_ < rest_ ? std::min<Clock::duration>(2 * rest_, kLongestRest)
+                                  : Clock::duration(kShortestRest);
+  rest_end_ = end + rest_;
 }
 
 void ThreadPool::Worker(int index) {
   Slot& slot = slots_[static_cast<size_t>(index)];
   uint32_t seen = 0;
+  int64_t preemptions = 0;  // when last asked
   for (;;) {
     uint32_t generation;
     for (int spins = 0; (generation = generation_.load(std::memory_order_acquire)) == seen;
@@ -135,6 +157,12 @@ void ThreadPool::Worker(int index) {
     if (stop_.load(std::memory_order_relaxed)) return;
     if (!Claim(index, generation)) continue;
     function_(context_, index);
+    if (pending_.load(std::memory_order_acquire) == (kOwnerSleeps | 1)) {
+      rusage usage = {};
+      ::getrusage(RUSAGE_THREAD, &usage);
+      preempted_.store(usage.ru_nivcsw != preemptions, std::memory_order_relaxed);
+      preemptions = usage.ru_nivcsw;
+    }
     if (pending_.fetch_sub(1, std::memory_order_acq_rel) == (kOwnerSleeps | 1))
       FutexWakeAll(&pending_);
   }

@@ -1,11 +1,13 @@
 // Fork-join over a fixed set of threads with a hand-off of about a microsecond: workers spin for a
 // short while on a generation counter and sleep on a futex after that. What a worker has not begun
 // when the owner is done with its own share, the owner does too, so a worker that gets no CPU, on a
-// machine that others use as well, holds nothing up.
+// machine that others use as well, holds nothing up; after one that lost its CPU within a task the
+// owner works alone for a while.
 #ifndef HARROW_BASE_THREAD_POOL_H_
 #define HARROW_BASE_THREAD_POOL_H_
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <thread>
 #include <type_traits>
@@ -58,6 +60,7 @@ class ThreadPool {
 
  private:
   using Function = void (*)(void*, int);
+  using Clock = std::chrono::steady_clock;
   // Of one index; each on a cache line.
   struct alignas(64) Slot {
     std::atomic<uint32_t> claimed{0};  // the last generation whose task somebody began
@@ -74,10 +77,13 @@ class ThreadPool {
   int size_ = 1;
   Function function_ = nullptr;
   void* context_ = nullptr;
+  Clock::time_point rest_end_;  // until then the owner works alone
+  Clock::duration rest_{0};     // how long that was, the last time
   std::vector<Slot> slots_;
   alignas(64) std::atomic<uint32_t> generation_{0};
   alignas(64) std::atomic<uint32_t> pending_{0};   // tasks that are not done; and thread_pool.cc
   alignas(64) std::atomic<uint32_t> sleepers_{0};  // workers that need a wake-up
+  std::atomic<bool> preempted_{false};             // the worker that the owner slept for
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };
