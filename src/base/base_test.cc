@@ -1,9 +1,12 @@
+#include <pthread.h>
+#include <sched.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <limits>
 #include <vector>
@@ -89,6 +92,55 @@ TEST(ThreadPool, RunsEachIndexOnceAndReportsItsSize) {
     }
     for (const auto& count : counts)
       EXPECT_EQ(count.load(), 2000);
+  }
+}
+
+std::atomic<bool> g_hold{false};
+std::atomic<bool> g_held{false};
+
+void HoldThread(int) {
+  g_held.store(true);
+  while (g_hold.load())
+    sched_yield();
+  g_held.store(false);
+}
+
+// A worker without a CPU, as beside other busy processes, is one that a signal handler keeps.
+TEST(ThreadPool, OwnerDoesTheWorkOfAWorkerThatIsKeptAway) {
+  ThreadPool pool(2);
+  const pthread_t owner = pthread_self();
+  std::atomic<pthread_t> worker{owner};
+  while (pthread_equal(worker.load(), owner)) {
+    pool.Run([&](int i) {
+      if (i == 1) worker.store(pthread_self());
+    });
+  }
+  struct sigaction action = {};
+  struct sigaction before = {};
+  action.sa_handler = HoldThread;
+  ASSERT_EQ(sigaction(SIGUSR1, &action, &before), 0);
+  g_hold.store(true);
+  ASSERT_EQ(pthread_kill(worker.load(), SIGUSR1), 0);
+  while (!g_held.load())
+    sched_yield();
+  std::vector<int> counts(2);
+  for (int round = 0; round < 1000; ++round) {
+    pool.Run([&](int i) {
+      EXPECT_TRUE(pthread_equal(pthread_self(), owner));
+      ++counts[static_cast<size_t>(i)];
+    });
+  }
+  EXPECT_EQ(counts, std::vector<int>({1000, 1000}));
+  g_hold.store(false);
+  while (g_held.load())
+    sched_yield();
+  ASSERT_EQ(sigaction(SIGUSR1, &before, nullptr), 0);
+  // It joins in again.
+  worker.store(owner);
+  while (pthread_equal(worker.load(), owner)) {
+    pool.Run([&](int i) {
+      if (i == 1) worker.store(pthread_self());
+    });
   }
 }
 

@@ -4,25 +4,15 @@
 // rotation back.
 #include "compress/block_halves.h"
 
-#include <cblas.h>
-
 #include <algorithm>
 #include <cmath>
 
+#include "compress/blas.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 
 namespace harrow {
 namespace {
-
-// out [m, n] (+)= op(a) op(b), row-major with the given row strides.
-void Gemm(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int64_t m, int64_t n, int64_t k, float alpha,
-          const float* a, int64_t stride_a, const float* b, int64_t stride_b, float beta,
-          float* out, int64_t stride_out) {
-  cblas_sgemm(CblasRowMajor, ta, tb, static_cast<blasint>(m), static_cast<blasint>(n),
-              static_cast<blasint>(k), alpha, a, static_cast<blasint>(stride_a), b,
-              static_cast<blasint>(stride_b), beta, out, static_cast<blasint>(stride_out));
-}
 
 // y [m, rows] = x [m, cols] w^T
 void Project(const float* w, int64_t rows, int64_t cols, const float* x, int64_t m, float* y) {

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "base/rng.h"
-#include "compress/blas_threads.h"
+#include "compress/blas.h"
 #include "compress/block_halves.h"
 #include "compress/plan.h"
 #include "compress/testing.h"
@@ -16,7 +16,7 @@
 namespace harrow {
 namespace {
 
-const BlasThreads one_thread(1);
+const BlasThreads one_thread(nullptr);
 
 ModelConfig SmallConfig(GateActivation activation) {
   ModelConfig config;

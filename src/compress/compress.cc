@@ -10,7 +10,7 @@
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
 #include "compress/allocation.h"
-#include "compress/blas_threads.h"
+#include "compress/blas.h"
 #include "compress/block_method.h"
 #include "compress/calibration_run.h"
 #include "compress/dense_stream.h"
@@ -58,7 +58,7 @@ class Compressor {
         source_(structured != nullptr ? structured->directory : options.model),
         control_(control != nullptr ? *control : silent_),
         pool_(options.threads),
-        blas_threads_(pool_.size()),
+        blas_threads_(&pool_),
         state_(NewForwardState(&pool_, kDefaultSequenceLength)),
         start_(start),
         recipe_(std::move(recipe)) {}

@@ -123,7 +123,7 @@ LayerTrials::LayerTrials(const Model* model, ThreadPool* pool, const RunControl*
     : model_(model),
       pool_(pool),
       control_(control),
-      blas_threads_(pool->size()),
+      blas_threads_(pool),
       state_(NewForwardState(pool, kDefaultSequenceLength)) {}
 
 Result<std::unique_ptr<LayerTrials>> LayerTrials::Start(const Model* model,

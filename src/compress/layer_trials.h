@@ -11,7 +11,7 @@
 #include <string_view>
 
 #include "base/thread_pool.h"
-#include "compress/blas_threads.h"
+#include "compress/blas.h"
 #include "compress/calibration_run.h"
 #include "compress/layer.h"
 #include "compress/plan.h"

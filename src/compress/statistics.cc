@@ -9,8 +9,7 @@
 #include <numeric>
 
 #include "base/check.h"
-
-#include "base/check.h"
+#include "compress/blas.h"
 
 namespace harrow {
 namespace {
@@ -20,7 +19,7 @@ namespace {
 // products run twice as fast, and the width is what their cost grows with (docs/decisions/020).
 constexpr int64_t kDoubleGramCols = 1024;
 constexpr int64_t kConvertRows = 256;
-constexpr int64_t kEnergyRows = 128;
+constexpr int64_t kEnergyRows = 256;
 
 // Inputs by falling H_jj, where H_jj = 1 for dead ones.
 std::vector<int64_t> ActOrder(const std::vector<double>& hessian, int64_t n) {
@@ -66,6 +65,7 @@ Result<HessianFactor> TryFactor(const std::vector<double>& hessian, int64_t n, d
   std::reverse(a.begin(), a.end());
   const auto size = static_cast<lapack_int>(n);
   lapack_int info = 0;
+  const LapackThreads threads(n);
   LAPACK_dpotrf("U", &size, a.data(), &size, &info);
   int64_t failed = info > 0 ? n - info : -1;
   std::reverse(a.begin(), a.end());
@@ -143,19 +143,16 @@ Status InputStatistics::Add(const float* x, int64_t m) {
   tokens_ += m;
   if (!has_hessian()) return OkStatus();
 
-  const auto n = static_cast<blasint>(cols_);
   if (cols_ <= kDoubleGramCols) {
     converted_.resize(static_cast<size_t>(kConvertRows * cols_));
     for (int64_t begin = 0; begin < m; begin += kConvertRows) {
       const int64_t rows = std::min(kConvertRows, m - begin);
       std::copy_n(x + begin * cols_, rows * cols_, converted_.begin());
-      cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, n, static_cast<blasint>(rows), 1.0,
-                  converted_.data(), n, 1.0, gram_.data(), n);
+      Gram(CblasTrans, cols_, rows, converted_.data(), 1.0, gram_.data());
     }
   } else {
     partial_.resize(gram_.size());
-    cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, n, static_cast<blasint>(m), 1.0f, x, n, 0.0f,
-                partial_.data(), n);
+    Gram(CblasTrans, cols_, m, x, 0.0f, partial_.data());
     for (int64_t i = 0; i < cols_; ++i) {
       for (int64_t j = i; j < cols_; ++j) {
         gram_[static_cast<size_t>(i * cols_ + j)] += partial_[static_cast<size_t>(i * cols_ + j)];
@@ -166,7 +163,6 @@ Status InputStatistics::Add(const float* x, int64_t m) {
 }
 
 void InputStatistics::AddDense(const float* x, const float* dense, int64_t m) {
-  const auto n = static_cast<blasint>(cols_);
   if (cols_ <= kDoubleGramCols) {
     std::vector<double> chunk_x(static_cast<size_t>(kConvertRows * cols_));
     std::vector<double> chunk_dense(chunk_x.size());
@@ -174,14 +170,14 @@ void InputStatistics::AddDense(const float* x, const float* dense, int64_t m) {
       const int64_t rows = std::min(kConvertRows, m - begin);
       std::copy_n(x + begin * cols_, rows * cols_, chunk_x.begin());
       std::copy_n(dense + begin * cols_, rows * cols_, chunk_dense.begin());
-      cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, n, static_cast<blasint>(rows), 1.0,
-                  chunk_x.data(), n, chunk_dense.data(), n, 1.0, cross_.data(), n);
+      Gemm(CblasTrans, CblasNoTrans, cols_, cols_, rows, 1.0, chunk_x.data(), cols_,
+           chunk_dense.data(), cols_, 1.0, cross_.data(), cols_);
     }
     return;
   }
   partial_.resize(cross_.size());
-  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, n, static_cast<blasint>(m), 1.0f, x, n,
-              dense, n, 0.0f, partial_.data(), n);
+  Gemm(CblasTrans, CblasNoTrans, cols_, cols_, m, 1.0f, x, cols_, dense, cols_, 0.0f,
+       partial_.data(), cols_);
   for (size_t i = 0; i < cross_.size(); ++i)
     cross_[i] += partial_[i];
 }
@@ -347,6 +343,7 @@ Result<std::shared_ptr<const HessianSpectrum>> InputStatistics::Spectrum(double 
   double work_size = 0;
   lapack_int index_size = 0;
   lapack_int query = -1;
+  const LapackThreads threads(cols_);
   LAPACK_dsyevd("V", "L", &order, a.data(), &order, spectrum.values.data(), &work_size, &query,
                 &index_size, &query, &info);
   std::vector<double> work(static_cast<size_t>(work_size));
@@ -366,9 +363,7 @@ Result<std::shared_ptr<const HessianSpectrum>> InputStatistics::Spectrum(double 
 }
 
 double InputStatistics::Energy(const double* a, int64_t rows, double* product) const {
-  const auto n = static_cast<blasint>(cols_);
-  cblas_dsymm(CblasRowMajor, CblasRight, CblasUpper, static_cast<blasint>(rows), n, 1.0,
-              gram_.data(), n, a, n, 0.0, product, n);
+  TimesSymmetric(rows, cols_, a, gram_.data(), product);
   return cblas_ddot(static_cast<blasint>(rows * cols_), a, 1, product, 1);
 }
 

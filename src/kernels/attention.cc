@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <deque>
+#include <span>
 #include <vector>
 
 #include "base/buffer.h"
@@ -79,8 +80,13 @@ float* ThreadScratch(const AttentionTile& tile) {
       static_cast<uint64_t>(AttentionScratch::Floats(tile.rows(), tile.problem->kv.layout)));
 }
 
+// Floats of the states of all spans.
+int64_t StateFloats(const AttentionTile& tile) {
+  return tile.spans() * AttentionState::Floats(tile.rows(), tile.problem->kv.layout.padded_dim);
+}
+
 // All threads share every tile, span by span; whoever ends a tile's last span merges them.
-void AttendSpans(const AttentionKernel& kernel, const std::vector<AttentionTile>& tiles,
+void AttendSpans(const AttentionKernel& kernel, std::span<const AttentionTile> tiles,
                  ThreadPool* pool) {
   struct Span {
     size_t tile;
@@ -94,8 +100,7 @@ void AttendSpans(const AttentionKernel& kernel, const std::vector<AttentionTile>
     const AttentionTile& tile = tiles[i];
     states_at.push_back(floats);
     left.emplace_back(tile.spans());
-    floats +=
-        tile.spans() * AttentionState::Floats(tile.rows(), tile.problem->kv.layout.padded_dim);
+    floats += StateFloats(tile);
     for (int64_t span = 0; span < tile.spans(); ++span)
       spans.push_back({i, span});
   }
@@ -130,7 +135,15 @@ void Attention(const AttentionProblem& problem, ThreadPool* pool) {
   constexpr int64_t kTilesPerThread = 16;
   if (pool->size() > 1 && count < kTilesPerThread * pool->size() && kernel.merge != nullptr &&
       tiles.back().spans() > 1) {
-    AttendSpans(kernel, tiles, pool);
+    // As many tiles at a time as keep their states in a megabyte a thread, and at least one.
+    const int64_t most = (int64_t{1} << 20) / static_cast<int64_t>(sizeof(float)) * pool->size();
+    for (size_t begin = 0, end = 0; begin < tiles.size(); begin = end) {
+      int64_t floats = 0;
+      do {
+        floats += StateFloats(tiles[end++]);
+      } while (end < tiles.size() && floats + StateFloats(tiles[end]) <= most);
+      AttendSpans(kernel, std::span(tiles).subspan(begin, end - begin), pool);
+    }
     return;
   }
   pool->ParallelFor(count, 1, [&](int64_t first, int64_t last) {

@@ -350,6 +350,37 @@ TEST_P(AttentionTier, NanShowsInTheOutput) {
   }
 }
 
+TEST_P(AttentionTier, QueryThatIsNotFiniteShowsInItsOwnOutputOnly) {
+  ThreadPool pool(1);
+  for (const KvType type : kTypes) {
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+          -std::numeric_limits<float>::infinity()}) {
+      SCOPED_TRACE(::testing::Message() << KvTypeName(type) << " " << bad);
+      Problem made({1, 2, 16, 0, 70}, type, 5, 1.0);
+      made.q[65 * 32 + 3] = bad;
+      made.Pack(&pool);
+      Attention(made.p, &pool);
+      for (size_t i = 0; i < made.out.size(); ++i)
+        ASSERT_EQ(std::isnan(made.out[i]), i / 16 == 65 * 2) << i;
+    }
+  }
+}
+
+// More states than are kept at a time.
+TEST_P(AttentionTier, ThreadsDoNotChangeABitOfALongContext) {
+  if (ActiveIsa() == Isa::kScalar) GTEST_SKIP() << "the reference has no spans";
+  ThreadPool one(1);
+  ThreadPool two(2);
+  Problem made({2, 8, 64, 32768, 40}, KvType::kBf16, 5, 1.0);
+  made.Pack(&two, 4096);
+  Attention(made.p, &one);
+  const std::vector<float> expected = made.out;
+  std::fill(made.out.begin(), made.out.end() - 1, 0.0f);
+  Attention(made.p, &two);
+  EXPECT_EQ(0, std::memcmp(expected.data(), made.out.data(), expected.size() * sizeof(float)));
+}
+
 TEST(KvBlock, StoresWhatItSays) {
   ThreadPool pool(2);
   for (const KvType type : kKvTypes) {

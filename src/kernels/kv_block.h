@@ -59,7 +59,10 @@ struct KvView {
 
 // Packs keys and values [m, kv_heads * head_dim] of positions start .. start + m - 1, whose blocks
 // must be there and all positions before `start` packed. What stands at later positions is lost. A
-// value that is not finite shows in whatever attends to its token.
+// key or value that is not finite shows in whatever attends to its token. As f32 and BF16 a value
+// also shows in tokens before it, of the same block, that Attention() computes in one call with it:
+// their weight 0 times NaN or infinity is NaN. So for such input, and no other, results depend on
+// how a prompt is cut.
 void AppendKv(const KvView& view, int32_t kv_heads, int64_t start, int64_t m, const float* keys,
               const float* values, ThreadPool* pool);
 

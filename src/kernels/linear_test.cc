@@ -150,15 +150,19 @@ TEST_P(LinearKernelTest, ThreadsDoNotChangeABit) {
   ForEachSpec([](const WeightSpec& spec) {
     Rng rng(9);
     const int64_t cols = 384;
-    const std::vector<float> w = RandomWeight(spec, 200, cols, 0.4, &rng);
-    const LinearWeight weight = PackWeight(spec, 200, cols, w.data()).value();
-    for (const int64_t m : {1, 5, 11, 30}) {
-      const std::vector<float> x = RandomX(m * cols, &rng);
-      const std::vector<float> one = RunLinear(weight, x, m, 1);
-      for (const int threads : {2, 3}) {
-        const std::vector<float> more = RunLinear(weight, x, m, threads);
-        EXPECT_EQ(0, std::memcmp(one.data(), more.data(), one.size() * sizeof(float)))
-            << "M " << m << ", " << threads << " threads";
+    // With one token a small weight is not worth a second thread.
+    for (const int64_t rows : {200, 720}) {
+      const std::vector<float> w = RandomWeight(spec, rows, cols, 0.4, &rng);
+      const LinearWeight weight = PackWeight(spec, rows, cols, w.data()).value();
+      for (const int64_t m :
+           rows == 200 ? std::vector<int64_t>{5, 11, 30} : std::vector<int64_t>{1}) {
+        const std::vector<float> x = RandomX(m * cols, &rng);
+        const std::vector<float> one = RunLinear(weight, x, m, 1);
+        for (const int threads : {2, 3}) {
+          const std::vector<float> more = RunLinear(weight, x, m, threads);
+          EXPECT_EQ(0, std::memcmp(one.data(), more.data(), one.size() * sizeof(float)))
+              << "M " << m << ", " << threads << " threads";
+        }
       }
     }
   });

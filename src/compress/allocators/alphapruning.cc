@@ -4,7 +4,6 @@
 // eigenvalue with the logarithm of another one; it is kept, as their results were made with it.
 // They take singular values in float32 and keep all; here eigenvalues of the Gram matrix in float64
 // and without those that are zero to working precision, whose logarithm means nothing.
-#include <cblas.h>
 #include <lapacke.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include <numeric>
 
 #include "compress/allocators/allocator.h"
+#include "compress/blas.h"
 #include "compress/row_slices.h"
 
 namespace harrow {
@@ -33,14 +33,10 @@ Result<std::vector<double>> Eigenvalues(const DenseWeight& dense) {
           return;
         }
         w.assign(values, values + count);
-        cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, static_cast<blasint>(n),
-                    static_cast<blasint>(count / cols), 1.0, w.data(), static_cast<blasint>(n), 1.0,
-                    gram.data(), static_cast<blasint>(n));
+        Gram(CblasTrans, n, count / cols, w.data(), 1.0, gram.data());
       }));
   if (cols > rows) {
-    cblas_dsyrk(CblasRowMajor, CblasUpper, CblasNoTrans, static_cast<blasint>(n),
-                static_cast<blasint>(cols), 1.0, w.data(), static_cast<blasint>(cols), 0.0,
-                gram.data(), static_cast<blasint>(n));
+    Gram(CblasNoTrans, n, cols, w.data(), 0.0, gram.data());
   }
   // Our upper triangle is the lower one of LAPACK's column-major order.
   std::vector<double> values(static_cast<size_t>(n));
@@ -49,6 +45,7 @@ Result<std::vector<double>> Eigenvalues(const DenseWeight& dense) {
   lapack_int int_size = 0;
   double size = 0;
   const lapack_int query = -1;
+  const LapackThreads threads(n);
   LAPACK_dsyevd("N", "L", &order, gram.data(), &order, values.data(), &size, &query, &int_size,
                 &query, &info);
   std::vector<double> work(static_cast<size_t>(std::max(size, 1.0)));

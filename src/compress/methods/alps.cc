@@ -9,12 +9,12 @@
 // step pruned stay pruned; inputs up to 1024 wide are done in float64, wider ones in float32 as
 // theirs, except for the conjugate gradients. The dual V is 0 on the support and D is 0 off it, so
 // that one array holds both.
-#include <cblas.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "base/check.h"
+#include "compress/blas.h"
 #include "compress/methods/least_squares.h"
 #include "compress/methods/selection.h"
 
@@ -28,27 +28,6 @@ constexpr int64_t kUpdateEvery = 3;
 constexpr int64_t kSwitchIteration = 30;
 constexpr double kSettled = 3e-4;
 constexpr int64_t kFloat64Cols = 1024;
-
-void MultiplySymmetric(int64_t rows, int64_t n, const double* x, const double* a, double* out) {
-  const auto width = static_cast<blasint>(n);
-  cblas_dsymm(CblasRowMajor, CblasRight, CblasUpper, static_cast<blasint>(rows), width, 1.0, a,
-              width, x, width, 0.0, out, width);
-}
-void MultiplySymmetric(int64_t rows, int64_t n, const float* x, const float* a, float* out) {
-  const auto width = static_cast<blasint>(n);
-  cblas_ssymm(CblasRowMajor, CblasRight, CblasUpper, static_cast<blasint>(rows), width, 1.0f, a,
-              width, x, width, 0.0f, out, width);
-}
-// The upper triangle of a^T a.
-void Gram(int64_t n, const double* a, double* out) {
-  const auto width = static_cast<blasint>(n);
-  cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, width, width, 1.0, a, width, 0.0, out, width);
-}
-void Gram(int64_t n, const float* a, float* out) {
-  const auto width = static_cast<blasint>(n);
-  cblas_ssyrk(CblasRowMajor, CblasUpper, CblasTrans, width, width, 1.0f, a, width, 0.0f, out,
-              width);
-}
 
 struct AdmmOutcome {
   int64_t iterations = 0;
@@ -99,7 +78,7 @@ class Admm {
       for (size_t j = 0; j < n; ++j)
         scaled_[i * n + j] = static_cast<Real>(spectrum_.vectors[i * n + j] * root);
     }
-    Gram(layer_.cols, scaled_.data(), inverse_.data());
+    Gram(CblasTrans, layer_.cols, layer_.cols, scaled_.data(), Real{0}, inverse_.data());
   }
 
   const LayerWork& layer_;
@@ -138,7 +117,7 @@ Result<AdmmOutcome> Admm<Real>::Run(const std::vector<Real>& start, const std::v
     const auto penalty = static_cast<Real>(rho);
     ForElements(
         [&](size_t k) { right[k] = rhs[k] + (mask_[k] != 0 ? -state[k] : penalty * state[k]); });
-    MultiplySymmetric(layer_.rows, layer_.cols, right.data(), inverse_.data(), b->data());
+    TimesSymmetric(layer_.rows, layer_.cols, right.data(), inverse_.data(), b->data());
     ForElements(
         [&](size_t k) { state[k] = (*b)[k] + (mask_[k] != 0 ? state[k] / penalty : Real{0}); });
     Project(state);

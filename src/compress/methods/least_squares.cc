@@ -1,10 +1,11 @@
 #include "compress/methods/least_squares.h"
 
-#include <cblas.h>
 #include <lapacke.h>
 
 #include <algorithm>
 #include <cmath>
+
+#include "compress/blas.h"
 
 namespace harrow {
 namespace {
@@ -35,9 +36,7 @@ MaskedLeastSquares::MaskedLeastSquares(const InputStatistics& statistics, double
 }
 
 void MaskedLeastSquares::Multiply(const double* x, int64_t rows, double* out) const {
-  const auto n = static_cast<blasint>(cols_);
-  cblas_dsymm(CblasRowMajor, CblasRight, CblasUpper, static_cast<blasint>(rows), n, 1.0,
-              hessian_.data(), n, x, n, 0.0, out, n);
+  TimesSymmetric(rows, cols_, x, hessian_.data(), out);
   for (int64_t i = 0; i < rows * cols_; ++i)
     out[i] += ridge_ * x[i];
 }

@@ -1,6 +1,5 @@
 #include "compress/methods/low_rank_fit.h"
 
-#include <cblas.h>
 #include <lapacke.h>
 
 #include <algorithm>
@@ -8,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/float16.h"
+#include "compress/blas.h"
 
 namespace harrow {
 namespace {
@@ -27,6 +27,7 @@ Result<std::vector<double>> TopEigenvectors(std::vector<double> a, int64_t n, in
   std::vector<double> vectors(static_cast<size_t>(count * n));
   std::vector<lapack_int> support(static_cast<size_t>(2 * count));
   lapack_int found = 0;
+  const LapackThreads threads(n);
   lapack_int info = 0;
   double best_work = 0;
   lapack_int best_integers = 0;
@@ -64,10 +65,12 @@ Result<std::vector<double>> TopEigenvectors(std::vector<double> a, int64_t n, in
 // m = m S.
 void ScaleInputs(const InputScaling& scaling, int64_t rows, int64_t cols, std::vector<double>* m) {
   if (scaling.hessian != nullptr) {
-    cblas_dtrsm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasNonUnit,
-                static_cast<blasint>(rows), static_cast<blasint>(cols), 1.0,
-                scaling.hessian->upper.data(), static_cast<blasint>(cols), m->data(),
-                static_cast<blasint>(cols));
+    ForBlasRows(rows, static_cast<double>(cols * cols), [&](int64_t begin, int64_t count) {
+      cblas_dtrsm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasNonUnit,
+                  static_cast<blasint>(count), static_cast<blasint>(cols), 1.0,
+                  scaling.hessian->upper.data(), static_cast<blasint>(cols),
+                  m->data() + begin * cols, static_cast<blasint>(cols));
+    });
     return;
   }
   for (int64_t i = 0; i < rows * cols; ++i)
@@ -78,10 +81,12 @@ void ScaleInputs(const InputScaling& scaling, int64_t rows, int64_t cols, std::v
 void UnscaleInputs(const InputScaling& scaling, int64_t rows, int64_t cols,
                    std::vector<double>* m) {
   if (scaling.hessian != nullptr) {
-    cblas_dtrmm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasNonUnit,
-                static_cast<blasint>(rows), static_cast<blasint>(cols), 1.0,
-                scaling.hessian->upper.data(), static_cast<blasint>(cols), m->data(),
-                static_cast<blasint>(cols));
+    ForBlasRows(rows, static_cast<double>(cols * cols), [&](int64_t begin, int64_t count) {
+      cblas_dtrmm(CblasRowMajor, CblasRight, CblasUpper, CblasNoTrans, CblasNonUnit,
+                  static_cast<blasint>(count), static_cast<blasint>(cols), 1.0,
+                  scaling.hessian->upper.data(), static_cast<blasint>(cols),
+                  m->data() + begin * cols, static_cast<blasint>(cols));
+    });
     return;
   }
   for (int64_t i = 0; i < rows * cols; ++i)
@@ -94,16 +99,11 @@ Result<LowRankProduct> FitLowRank(std::vector<double> m, int64_t rows, int64_t c
                                   const InputScaling& scaling) {
   HARROW_CHECK(rank >= 1 && rank <= std::min(rows, cols));
   HARROW_CHECK(static_cast<int64_t>(m.size()) == rows * cols);
-  const auto n_rows = static_cast<blasint>(rows);
-  const auto n_cols = static_cast<blasint>(cols);
-  const auto n_rank = static_cast<blasint>(rank);
   ScaleInputs(scaling, rows, cols, &m);
   const bool wide = rows <= cols;
   const int64_t order = std::min(rows, cols);
   std::vector<double> gram(static_cast<size_t>(order * order));
-  cblas_dsyrk(CblasRowMajor, CblasUpper, wide ? CblasNoTrans : CblasTrans,
-              static_cast<blasint>(order), wide ? n_cols : n_rows, 1.0, m.data(), n_cols, 0.0,
-              gram.data(), static_cast<blasint>(order));
+  Gram(wide ? CblasNoTrans : CblasTrans, order, wide ? cols : rows, m.data(), 0.0, gram.data());
   HARROW_ASSIGN_OR_RETURN(const std::vector<double> vectors,
                           TopEigenvectors(std::move(gram), order, rank));
 
@@ -113,15 +113,15 @@ Result<LowRankProduct> FitLowRank(std::vector<double> m, int64_t rows, int64_t c
   std::vector<double> a(static_cast<size_t>(rank * cols));
   std::vector<double> b(static_cast<size_t>(rows * rank));
   if (wide) {
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n_rank, n_cols, n_rows, 1.0,
-                vectors.data(), n_rows, m.data(), n_cols, 0.0, a.data(), n_cols);
+    Gemm(CblasNoTrans, CblasNoTrans, rank, cols, rows, 1.0, vectors.data(), rows, m.data(), cols,
+         0.0, a.data(), cols);
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t k = 0; k < rank; ++k)
         b[static_cast<size_t>(row * rank + k)] = vectors[static_cast<size_t>(k * rows + row)];
     }
   } else {
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n_rows, n_rank, n_cols, 1.0, m.data(),
-                n_cols, vectors.data(), n_cols, 0.0, b.data(), n_rank);
+    Gemm(CblasNoTrans, CblasTrans, rows, rank, cols, 1.0, m.data(), cols, vectors.data(), cols, 0.0,
+         b.data(), rank);
     a = vectors;
   }
   UnscaleInputs(scaling, rank, cols, &a);
@@ -142,10 +142,8 @@ Result<LowRankProduct> FitLowRank(std::vector<double> m, int64_t rows, int64_t c
 void Multiply(const LowRankProduct& product, int64_t rows, int64_t cols, double* out) {
   const std::vector<double> a(product.a.begin(), product.a.end());
   const std::vector<double> b(product.b.begin(), product.b.end());
-  cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<blasint>(rows),
-              static_cast<blasint>(cols), static_cast<blasint>(product.rank), 1.0, b.data(),
-              static_cast<blasint>(product.rank), a.data(), static_cast<blasint>(cols), 0.0, out,
-              static_cast<blasint>(cols));
+  Gemm(CblasNoTrans, CblasNoTrans, rows, cols, product.rank, 1.0, b.data(), product.rank, a.data(),
+       cols, 0.0, out, cols);
 }
 
 RankTarget RankTarget::Read(OptionReader* options) {

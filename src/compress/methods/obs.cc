@@ -1,11 +1,10 @@
 #include "compress/methods/obs.h"
 
-#include <cblas.h>
-
 #include <algorithm>
 #include <numeric>
 
 #include "base/check.h"
+#include "compress/blas.h"
 #include "compress/methods/grid.h"
 #include "compress/methods/refine_codes.h"
 
@@ -62,10 +61,8 @@ class ObsRun {
       const int64_t end = begin + count;
       if (end == cols_) break;
       const double* upper = factor_->upper.data();
-      cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<blasint>(rows_),
-                  static_cast<blasint>(cols_ - end), static_cast<blasint>(count), -1.0,
-                  errors_.data(), static_cast<blasint>(count), upper + begin * cols_ + end,
-                  static_cast<blasint>(cols_), 1.0, w_.data() + end, static_cast<blasint>(cols_));
+      Gemm(CblasNoTrans, CblasNoTrans, rows_, cols_ - end, count, -1.0, errors_.data(), count,
+           upper + begin * cols_ + end, cols_, 1.0, w_.data() + end, cols_);
     }
     return OkStatus();
   }

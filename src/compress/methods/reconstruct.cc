@@ -1,12 +1,11 @@
 // Least squares on the support that earlier steps left: the kept weights that come closest to the
 // outputs of the weight before the first step, without changing the mask. Those outputs are on the
 // layer's own inputs, or on the dense model's.
-#include <cblas.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include "base/check.h"
+#include "compress/blas.h"
 #include "compress/methods/least_squares.h"
 
 namespace harrow {
@@ -51,11 +50,10 @@ Status Reconstruct::Apply(LayerWork* layer) const {
   std::vector<double> c(x.size());
   if (dense_) {
     // X W'^T is to come close to X_dense W^T, and W' to W where X does not say.
-    const auto n = static_cast<blasint>(layer->cols);
+    const int64_t n = layer->cols;
     c = x;
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<blasint>(layer->rows), n, n,
-                1.0, x.data(), n, statistics->dense_cross().data(), n, least_squares.ridge(),
-                c.data(), n);
+    Gemm(CblasNoTrans, CblasTrans, layer->rows, n, n, 1.0, x.data(), n,
+         statistics->dense_cross().data(), n, least_squares.ridge(), c.data(), n);
   } else {
     least_squares.Multiply(x.data(), layer->rows, c.data());
   }

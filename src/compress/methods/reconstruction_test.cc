@@ -6,7 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "compress/blas_threads.h"
+#include "compress/blas.h"
 #include "compress/calibration.h"
 #include "compress/methods/selection.h"
 #include "compress/methods/testing.h"
@@ -23,7 +23,7 @@ using testing::Make;
 using testing::MakeGolden;
 
 // The layers are too small for a second thread to be worth waiting for.
-const BlasThreads one_thread(1);
+const BlasThreads one_thread(nullptr);
 
 nlohmann::json CaseOf(int64_t rows, int64_t cols, int64_t tokens, uint64_t seed) {
   return {{"rows", rows},

@@ -197,6 +197,9 @@ void PackQuery(const AttentionTile& tile, int64_t row, const AttentionScratch& s
   }
   if constexpr (kIsI8<Cache>) {
     const Scale15 scale = Scale15Of(MaxLane(largest));
+    // NaN rounds to the least integer, whose sums overflow; the scale carries the NaN.
+    for (int64_t d = 0; scale.inverse == 0 && d < layout.padded_dim; d += 16)
+      StoreF(x + d, ZeroF());
     I sum = ZeroI();
     for (int64_t d = 0; d < layout.padded_dim; d += 16)
       sum =
@@ -320,13 +323,13 @@ HARROW_INLINE MixScale WeighRow(const float* scores, int64_t visible, int64_t pa
       largest = MaxMagnitude(largest, w[c]);
     }
     const Scale15 scale = Scale15Of(MaxLane(largest));
+    for (int c = 0; scale.inverse == 0 && c < 4; ++c)  // as in PackQuery
+      w[c] = ZeroF();
     I sum = ZeroI();
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c)
       sum = AddI(sum, Store15(w[c], Constant(scale.inverse), kKvBlockTokens, weights + 16 * c));
-    // Unsigned, because weights that are NaN round to the least integer; the scale carries the NaN.
-    const uint32_t offset = kOffsetWeights ? 128U * static_cast<uint32_t>(SumLanes(sum)) : 0;
-    return {scale.scale, static_cast<int32_t>(0U - offset)};
+    return {scale.scale, kOffsetWeights ? -128 * SumLanes(sum) : 0};
   }
 #if HARROW_NATIVE_BF16
   if constexpr (!Cache::kExact) {
