@@ -352,7 +352,7 @@ TEST_P(AttentionTier, NanShowsInTheOutput) {
 
 TEST_P(AttentionTier, QueryThatIsNotFiniteShowsInItsOwnOutputOnly) {
   ThreadPool pool(1);
-  for (const KvType type : kTypes) {
+  for (const KvType type : kKvTypes) {
     for (const float bad :
          {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
           -std::numeric_limits<float>::infinity()}) {
