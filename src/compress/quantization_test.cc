@@ -128,7 +128,7 @@ TEST(QuantizationTest, ZerosOfRoundingAreCountedApart) {
   OptionReader half(YAML::Load("{sparsity: 0.5}"), "t", "");
   prune.method = FindMethod("magnitude")->make(&half);
   for (const bool pruned : {false, true}) {
-    for (const std::string& format : {"int8", "int4"}) {
+    for (const std::string format : {"int8", "int4"}) {
       SCOPED_TRACE(format);
       RecipeStep round;
       round.method_name = "rtn";
@@ -144,7 +144,9 @@ TEST(QuantizationTest, ZerosOfRoundingAreCountedApart) {
       ASSERT_TRUE(before.ok() && done.ok()) << done.status().ToString();
       EXPECT_EQ(before->report.rounded_to_zero, 0);
       EXPECT_EQ(done->report.rounded_to_zero, before->report.nonzeros - done->report.nonzeros);
-      if (!pruned) EXPECT_GT(done->report.rounded_to_zero, 0);
+      if (!pruned) {
+        EXPECT_GT(done->report.rounded_to_zero, 0);
+      }
     }
   }
 }

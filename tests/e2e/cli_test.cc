@@ -245,7 +245,7 @@ TEST_F(Cli, InspectSaysWhatCannotRun) {
 }
 
 TEST_F(Cli, OutputThatCannotBeWrittenIsAnError) {
-  for (const std::string& command : {"--help", "--version", "prune --help"}) {
+  for (const std::string command : {"--help", "--version", "prune --help"}) {
     const int status = std::system(
         (std::string(HARROW_BINARY) + " " + command + " > /dev/full 2>/dev/null").c_str());
     EXPECT_EQ(WEXITSTATUS(status), 1) << command;

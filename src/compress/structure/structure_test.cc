@@ -191,7 +191,9 @@ TEST_F(StructureTest, FlapReportsTheRatioThatItReached) {
       warned |= warning.find(fmt::format("asked to remove {}", asked)) != std::string::npos;
     EXPECT_EQ(warned, std::fabs(step.ratio - asked) > 0.01);
     // A group of 2 heads and 32 neurons stay in every block.
-    if (asked == 0.95) EXPECT_LT(step.ratio, 0.7);
+    if (asked == 0.95) {
+      EXPECT_LT(step.ratio, 0.7);
+    }
   }
 }
 
