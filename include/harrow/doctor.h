@@ -2,6 +2,7 @@
 #ifndef HARROW_DOCTOR_H_
 #define HARROW_DOCTOR_H_
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -108,7 +109,11 @@ struct BreakEven {
   std::vector<std::string> kernels;
   std::vector<double> kernel_us;
 
-  bool Noisy() const { return spread > kNoisySpread; }
+  // Also where the medians of times do not fit the median of their ratios: the machine changed its
+  // speed in between.
+  bool Noisy() const {
+    return spread > kNoisySpread || std::fabs(ratio * us - dense_us) > kNoisySpread * dense_us;
+  }
   template <class V>
   void Visit(V&& v) {
     v("format", format, "weight format");
@@ -119,8 +124,8 @@ struct BreakEven {
     v("us", us, "microseconds of one product by it, weights from memory; median", Limits{0, 1e12});
     v("ratio", ratio, "its speed relative to dense, median of the rounds", Limits{0, 1e9});
     v("spread", spread,
-      "interquartile range over median of `ratio`, or of `us` where `format` is dense: above 0.1 "
-      "the row is noisy",
+      "interquartile range over median of `ratio`, or of `us` where `format` is dense; above 0.1, "
+      "or where dense_us / us is another ratio by 10 %, the row is noisy",
       Limits{0, 1e9});
     v("rounds", rounds, "how many there were; null: not known", Limits{1, 1e9});
     v("roof", roof, "its weight bytes per second over plain reading of the same bytes in turn",

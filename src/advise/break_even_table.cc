@@ -78,9 +78,10 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
       "Speed of the kernel that the dispatcher takes under this profile, relative to Harrow's "
       "fastest dense kernel of the\nsame precision and M (median of interleaved rounds). "
       "*Slanted*: below 0.95. **Bold**: below 0.88. `~`: the middle half\nof the rounds spreads "
-      "over more than 10 %, so the figure may be far off. Dense rows: against the fastest of "
-      "several\ndense kernels, with `~` by their own times. (In parentheses): not enough smaller "
-      "than dense (a\ntwentieth; two fifths for 16x1): stored so only by name.\n\n";
+      "over more than 10 %, or the ratio of median times is another by as much: the figure may be "
+      "far off. Dense rows:\nagainst the fastest of several dense kernels, `~` by their own times. "
+      "(In parentheses): not enough smaller than dense\n(a twentieth; two fifths for 16x1): stored "
+      "so only by name.\n\n";
   text +=
       fmt::format("{} cells; of {} that are stored so, {} below 0.95, of those {} below 0.88.\n\n",
                   profile.break_even.size(), counted, below_goal, below_floor);

@@ -257,6 +257,7 @@ TEST_F(ProfileChoices, GoOnBeyondManyTokens) {
 TEST_F(ProfileChoices, AreMadeByFirmRowsOnly) {
   const std::function<void(BreakEven*)> changes[] = {
       [](BreakEven* row) { row->spread = 2.25; },
+      [](BreakEven* row) { row->dense_us *= 3; },
       [](BreakEven* row) { row->rounds = 3; },
       [](BreakEven* row) { row->rounds.reset(); },
   };
@@ -340,6 +341,7 @@ TEST_F(ProfileChoices, SayWhereNoneHelps) {
   MachineProfile profile = SyntheticProfile();
   BreakEven cell = SyntheticCell(0.5, 16, RuleName(16), 150);
   cell.ratio = 0.9;
+  cell.dense_us = 90;
   profile.break_even = {cell};
   ExplainOptions options;
   options.explain = "1000x1024";
@@ -354,6 +356,7 @@ TEST(Explain, SaysWhereFiguresAreNoisy) {
   for (const int64_t m : {1, 16}) {
     profile.break_even.push_back(SyntheticCell(0.5, m, RuleName(m), 150));
     profile.break_even.back().ratio = 0.7;
+    profile.break_even.back().dense_us = 70;
   }
   profile.break_even[0].spread = 0.42;
   ExplainOptions options;
@@ -434,6 +437,7 @@ TEST(BreakEvenTable, MarksWhatLosesAgainstDense) {
     BreakEven cell = SyntheticCell(0.3, 1, "linear.bitmask_i8.avx2", 150);
     cell.m = static_cast<int64_t>(profile.break_even.size()) + 1;
     cell.ratio = ratio;
+    cell.dense_us = 100 * ratio;
     profile.break_even.push_back(cell);
   }
   profile.break_even[0].spread = 0.2;
@@ -442,11 +446,13 @@ TEST(BreakEvenTable, MarksWhatLosesAgainstDense) {
   dense.density = 1;
   dense.bytes = 2000;
   dense.ratio = 1;
+  dense.dense_us = 100;
   dense.spread = 0.3;
   profile.break_even.push_back(dense);
   BreakEven large = SyntheticCell(0.9, 1, "linear.bitmask_i8.avx2", 150);
   large.bytes = 1901;  // of 2000: not a twentieth less
   large.ratio = 0.6;
+  large.dense_us = 60;
   profile.break_even.push_back(large);
   const std::string text = BreakEvenMarkdown(profile);
   EXPECT_NE(text.find("| bitmask-i8/128 | 70 % | 1.50~ | *0.93* | **0.70** |"), std::string::npos)

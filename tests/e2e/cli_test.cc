@@ -665,6 +665,7 @@ TEST_F(Cli, DoctorMeasuresStoresAndExplains) {
   row["m"] = 512;
   row["rounds"] = 20;
   row["spread"] = 0.01;
+  row["us"] = row["dense_us"] = row["ratio"] = 1;
   row["kernel"] = "linear.ref";
   row["rule"] = "linear.other";
   row["kernels"] = {"linear.ref", "linear.other"};
