@@ -5,7 +5,7 @@
 // proportional to the norm of its input, by ADMM (Boyd et al. 2011, section 6.4, over-relaxed as in
 // 3.4.3). There is no search for lambda: soft thresholding takes, in each iteration, the threshold
 // that leaves the weights asked for, and where iterations come to rest threshold * rho is the
-// lambda whose solution that is.
+// lambda whose solution that is. Decision 024 has what the search took.
 #include <algorithm>
 #include <cmath>
 
@@ -17,8 +17,11 @@
 namespace harrow {
 namespace {
 
-constexpr double kRho = 0.1;
+constexpr double kRho = 0.5;
 constexpr double kRelaxation = 1.7;
+// Later iterations keep the threshold: with a fixed one they converge, whereas a weight that comes
+// and goes with the threshold can keep both from coming to rest.
+constexpr int64_t kChooseThreshold = 200;
 
 // Rows that share a lambda.
 struct Group {
@@ -61,7 +64,8 @@ class Lasso final : public Method {
 
 struct Outcome {
   int64_t iterations = 0;
-  double moved = 0;  // in the last of them, of its row's largest |rhs|
+  double moved = 0;     // in the last of them, of its row's largest |rhs|
+  int64_t by_size = 0;  // weights that the penalty alone would have decided otherwise
 };
 
 // Sets z [rows, cols] to the scaled weights, 0 where pruned and where the Lasso has none, and
@@ -98,6 +102,18 @@ Result<Outcome> Admm(const std::vector<Real>& start, const std::vector<Real>& rh
       largest[static_cast<size_t>(row)] =
           std::max(largest[static_cast<size_t>(row)], std::abs(rhs[i]));
   });
+  const auto choose = [&] {
+    for (const Group& group : groups) {
+      Real threshold = 0;
+      if (group.pruned > 0) {
+        order.assign(scores.begin() + group.begin * cols, scores.begin() + group.end * cols);
+        const auto nth = order.begin() + (group.pruned - 1);
+        std::nth_element(order.begin(), nth, order.end());
+        threshold = std::max(threshold, *nth);
+      }
+      std::fill(thresholds.begin() + group.begin, thresholds.begin() + group.end, threshold);
+    }
+  };
   *z = start;
   Outcome outcome;
   while (outcome.iterations < max_iterations) {
@@ -114,16 +130,7 @@ Result<Outcome> Admm(const std::vector<Real>& start, const std::vector<Real>& rh
         scores[i] = layer->pruned[i] != 0 ? static_cast<Real>(kPrunedScore) : std::abs(right[i]);
       }
     });
-    for (const Group& group : groups) {
-      Real threshold = 0;
-      if (group.pruned > 0) {
-        order.assign(scores.begin() + group.begin * cols, scores.begin() + group.end * cols);
-        const auto nth = order.begin() + (group.pruned - 1);
-        std::nth_element(order.begin(), nth, order.end());
-        threshold = std::max(threshold, *nth);
-      }
-      std::fill(thresholds.begin() + group.begin, thresholds.begin() + group.end, threshold);
-    }
+    if (outcome.iterations <= kChooseThreshold) choose();
     for_rows([&](int64_t row, size_t begin, size_t end) {
       const Real threshold = thresholds[static_cast<size_t>(row)];
       Real most = 0;
@@ -140,7 +147,7 @@ Result<Outcome> Admm(const std::vector<Real>& start, const std::vector<Real>& rh
     outcome.moved = static_cast<double>(*std::max_element(moved.begin(), moved.end()));
     if (outcome.moved <= tolerance) break;
   }
-  // As many as asked for also where the smallest that stay are equal.
+  // A kept threshold can leave some more or fewer; weights can be equal, too.
   SelectScratch scratch;
   for (const Group& group : groups) {
     const auto first = static_cast<size_t>(group.begin * cols);
@@ -148,6 +155,8 @@ Result<Outcome> Admm(const std::vector<Real>& start, const std::vector<Real>& rh
     const std::vector<double> wide(scores.begin() + group.begin * cols,
                                    scores.begin() + group.end * cols);
     SelectSmallest(wide.data(), count, group.pruned, layer->pruned.data() + first, &scratch.sorted);
+    for (size_t i = first; i < first + static_cast<size_t>(count); ++i)
+      outcome.by_size += (layer->pruned[i] != 0) != ((*z)[i] == 0);
   }
   return outcome;
 }
@@ -203,8 +212,8 @@ Status Lasso::Solve(const SparsityTarget& target, const HessianSpectrum& spectru
                           least_squares.Iterate(*layer, c.data(), layer->pruned.data(),
                                                 refit_iterations_, tolerance_, x.data()));
   HARROW_RETURN_IF_ERROR(StoreWeights(x, layer));
-  layer->notes.push_back(fmt::format("lasso: {} iterations, the last moved weights by {:.2g}",
-                                     outcome.iterations, outcome.moved));
+  layer->notes.push_back(fmt::format("lasso: {} iterations, {} weights chosen by size",
+                                     outcome.iterations, outcome.by_size));
   if (!(outcome.moved <= tolerance_)) {
     layer->warnings.push_back(
         fmt::format("lasso: not converged to {} in {} iterations, but to {:.2g}", tolerance_,
