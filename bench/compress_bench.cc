@@ -1,6 +1,9 @@
-// What SparseGPT on one layer costs against the arithmetic that it cannot do without, at the
-// float32 GEMM rate that OpenBLAS reaches here in the same run:
-//   compress_bench [rows [cols [sequences [sequence_length [threads]]]]]   (2048 5632 128 2048 2)
+// What a pruner on one layer costs, and SparseGPT against the arithmetic that it cannot do without,
+// at the float32 GEMM rate that OpenBLAS reaches here in the same run:
+//   compress_bench [rows [cols [sequences [sequence_length [threads [method]]]]]]
+//   (2048 5632 128 2048 2 sparsegpt)
+// Inputs are random, the same in each sequence; how many iterations a method takes on them is not
+// what it takes on a model's.
 //
 // Floor: Hessian tokens * cols^2 (half of a full product), factor and triangular inverse
 // 2/3 cols^3, update rows * cols^2 (the lazy tail updates, half of a full product).
@@ -67,10 +70,28 @@ int Main(int argc, char** argv) {
   statistics.Finish();
   const double hessian = Seconds(start);
 
-  start = std::chrono::steady_clock::now();
-  if (const auto factor = statistics.Factor(0.01, false); !factor.ok()) {
-    std::fprintf(stderr, "%s\n", factor.status().ToString().c_str());
+  const std::string name = argc > 6 ? argv[6] : "sparsegpt";
+  const MethodInfo* const info = FindMethod(name);
+  if (info == nullptr) {
+    std::fprintf(stderr, "%s: no such method\n", name.c_str());
     return 1;
+  }
+  YAML::Node node;
+  node["sparsity"] = 0.5;
+  OptionReader options(node, "bench", "");
+  const auto method = info->make(&options);
+  if (const Status status = options.Finish(); !status.ok()) {
+    std::fprintf(stderr, "%s\n", status.ToString().c_str());
+    return 1;
+  }
+
+  const bool has_floor = name == "sparsegpt";
+  start = std::chrono::steady_clock::now();
+  if (has_floor) {
+    if (const auto factor = statistics.Factor(0.01, false); !factor.ok()) {
+      std::fprintf(stderr, "%s\n", factor.status().ToString().c_str());
+      return 1;
+    }
   }
   const double factor = Seconds(start);
 
@@ -80,13 +101,10 @@ int Main(int argc, char** argv) {
   layer.w.resize(static_cast<size_t>(rows * cols));
   for (float& value : layer.w)
     value = static_cast<float>(rng.Normal());
+  layer.original = layer.w;
   layer.pruned.resize(layer.w.size());
   layer.statistics = &statistics;
   layer.pool = &pool;
-  YAML::Node node;
-  node["sparsity"] = 0.5;
-  OptionReader options(node, "bench", "");
-  const auto method = FindMethod("sparsegpt")->make(&options);
   start = std::chrono::steady_clock::now();
   if (const Status status = method->Apply(&layer); !status.ok()) {
     std::fprintf(stderr, "%s\n", status.ToString().c_str());
@@ -105,6 +123,12 @@ int Main(int argc, char** argv) {
               static_cast<long long>(rows), static_cast<long long>(cols),
               static_cast<long long>(sequences), static_cast<long long>(length), pool.size(),
               rate / 1e9);
+  if (!has_floor) {
+    std::printf("Hessian %.2f s, %s %.2f s\n", hessian, name.c_str(), update);
+    for (const std::string& note : layer.notes)
+      std::printf("%s\n", note.c_str());
+    return 0;
+  }
   for (int i = 0; i < 3; ++i) {
     std::printf("%-22s %8.2f s   floor %8.2f s\n", names[i], took[i], floors[i]);
     floor += floors[i];

@@ -9,13 +9,12 @@
 // step pruned stay pruned; inputs up to 1024 wide are done in float64, wider ones in float32 as
 // theirs, except for the conjugate gradients. The dual V is 0 on the support and D is 0 off it, so
 // that one array holds both.
-
 #include <algorithm>
 #include <cmath>
 
 #include "base/check.h"
-#include "compress/blas.h"
 #include "compress/methods/least_squares.h"
+#include "compress/methods/ridge_inverse.h"
 #include "compress/methods/selection.h"
 
 namespace harrow {
@@ -27,7 +26,6 @@ constexpr int64_t kUpdateEvery = 3;
 // From this iteration on a support that changes by less than kSettled is final.
 constexpr int64_t kSwitchIteration = 30;
 constexpr double kSettled = 3e-4;
-constexpr int64_t kFloat64Cols = 1024;
 
 struct AdmmOutcome {
   int64_t iterations = 0;
@@ -41,7 +39,7 @@ class Admm {
   Admm(const LayerWork& layer, const SparsityTarget& target, const HessianSpectrum& spectrum)
       : layer_(layer),
         target_(target),
-        spectrum_(spectrum),
+        inverse_(spectrum),
         size_(static_cast<size_t>(layer.rows * layer.cols)),
         mask_(size_),
         scores_(size_) {}
@@ -68,28 +66,13 @@ class Admm {
     });
     SelectMask(target_, layer_.rows, layer_.cols, scores_.data(), mask_.data(), &scratch_);
   }
-  // inverse_ = (N + rho I)^-1, the upper triangle.
-  void Invert(double rho) {
-    const auto n = static_cast<size_t>(layer_.cols);
-    scaled_.resize(n * n);
-    inverse_.resize(n * n);
-    for (size_t i = 0; i < n; ++i) {
-      const double root = 1.0 / std::sqrt(spectrum_.values[i] + rho);
-      for (size_t j = 0; j < n; ++j)
-        scaled_[i * n + j] = static_cast<Real>(spectrum_.vectors[i * n + j] * root);
-    }
-    Gram(CblasTrans, layer_.cols, layer_.cols, scaled_.data(), Real{0}, inverse_.data());
-  }
-
   const LayerWork& layer_;
   const SparsityTarget& target_;
-  const HessianSpectrum& spectrum_;
+  RidgeInverse<Real> inverse_;
   size_t size_;
   std::vector<uint8_t> mask_;
   std::vector<double> scores_;
   SelectScratch scratch_;
-  std::vector<Real> scaled_;
-  std::vector<Real> inverse_;
 };
 
 template <class Real>
@@ -111,13 +94,13 @@ Result<AdmmOutcome> Admm<Real>::Run(const std::vector<Real>& start, const std::v
   reset();
   std::vector<Real> right(size_);
   bool grown = false;
-  Invert(rho);
+  inverse_.Set(rho);
   for (int64_t i = 0; i < max_iterations && kept > 0; ++i) {
     if (layer_.Cancelled()) return Error(StatusCode::kCancelled, "cancelled");
     const auto penalty = static_cast<Real>(rho);
     ForElements(
         [&](size_t k) { right[k] = rhs[k] + (mask_[k] != 0 ? -state[k] : penalty * state[k]); });
-    TimesSymmetric(layer_.rows, layer_.cols, right.data(), inverse_.data(), b->data());
+    inverse_.Multiply(right.data(), layer_.rows, b->data());
     ForElements(
         [&](size_t k) { state[k] = (*b)[k] + (mask_[k] != 0 ? state[k] / penalty : Real{0}); });
     Project(state);
@@ -148,7 +131,7 @@ Result<AdmmOutcome> Admm<Real>::Run(const std::vector<Real>& start, const std::v
     }
     rho = std::min(rho, kLargestRho);
     if (i >= kSwitchIteration && outcome.support_change < kSettled) break;
-    Invert(rho);
+    inverse_.Set(rho);
   }
   outcome.rho = rho;
   Project(*b);

@@ -2,21 +2,33 @@
 // asked for, then least squares on them, which undoes the shrinkage.
 //
 // In coordinates where the Hessian has a unit diagonal, so that the penalty of a weight is
-// proportional to the norm of its input, by accelerated proximal gradients (FISTA, Beck and
-// Teboulle 2009, with the restart of O'Donoghue and Candes 2015). lambda is bisected from the
-// smallest that prunes everything; each solution starts from the one before.
+// proportional to the norm of its input, by ADMM (Boyd et al. 2011, section 6.4, over-relaxed as in
+// 3.4.3). There is no search for lambda: soft thresholding takes, in each iteration, the threshold
+// that leaves the weights asked for, and where iterations come to rest threshold * rho is the
+// lambda whose solution that is. Decision 024 has what the search took.
 #include <algorithm>
 #include <cmath>
 
 #include "base/check.h"
 #include "compress/methods/least_squares.h"
+#include "compress/methods/ridge_inverse.h"
 #include "compress/methods/selection.h"
 
 namespace harrow {
 namespace {
 
-// Halvings of lambda's bracket after which what is over or short is settled by the size of weights.
-constexpr int kBisections = 60;
+constexpr double kRho = 0.5;
+constexpr double kRelaxation = 1.7;
+// Later iterations keep the threshold: with a fixed one they converge, whereas a weight that comes
+// and goes with the threshold can keep both from coming to rest.
+constexpr int64_t kChooseThreshold = 200;
+
+// Rows that share a lambda.
+struct Group {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t pruned = 0;  // weights that go, those of earlier steps included
+};
 
 class Lasso final : public Method {
  public:
@@ -39,6 +51,10 @@ class Lasso final : public Method {
   Status Apply(LayerWork* layer) const override;
 
  private:
+  template <class Real>
+  Status Solve(const SparsityTarget& target, const HessianSpectrum& spectrum,
+               LayerWork* layer) const;
+
   SparsityTarget target_;
   double damping_;
   int64_t iterations_;
@@ -46,98 +62,104 @@ class Lasso final : public Method {
   int64_t refit_iterations_;
 };
 
-// The scaled problem of a layer: rows are independent given their lambdas.
-class Fista {
- public:
-  Fista(const LayerWork& layer, const MaskedLeastSquares& least_squares,
-        const HessianSpectrum& spectrum, const std::vector<double>& c)
-      : layer_(layer),
-        least_squares_(least_squares),
-        spectrum_(spectrum),
-        c_(c),
-        step_(1.0 / std::max(spectrum.values.back(), 1e-300)),
-        previous_(c.size()),
-        look_(c.size()),
-        unscaled_(c.size()),
-        gradient_(c.size()) {}
-
-  // Improves b [rows, cols] for the lambdas [rows] until no element moves by more than `tolerance`
-  // of its row's largest |c|. Returns the iterations, or max_iterations + 1 when that was not
-  // enough.
-  Result<int64_t> Run(const std::vector<double>& lambdas, int64_t max_iterations, double tolerance,
-                      std::vector<double>* b);
-
- private:
-  const LayerWork& layer_;
-  const MaskedLeastSquares& least_squares_;
-  const HessianSpectrum& spectrum_;
-  const std::vector<double>& c_;
-  double step_;
-  std::vector<double> previous_;
-  std::vector<double> look_;  // the extrapolated point
-  std::vector<double> unscaled_;
-  std::vector<double> gradient_;
+struct Outcome {
+  int64_t iterations = 0;
+  double moved = 0;     // in the last of them, of its row's largest |rhs|
+  int64_t by_size = 0;  // weights that the penalty alone would have decided otherwise
 };
 
-Result<int64_t> Fista::Run(const std::vector<double>& lambdas, int64_t max_iterations,
-                           double tolerance, std::vector<double>* b) {
-  const int64_t cols = layer_.cols;
-  const double* const scale = spectrum_.scale.data();
-  std::vector<double> momentum(static_cast<size_t>(layer_.rows), 1.0);
-  std::vector<double> moved(static_cast<size_t>(layer_.rows));
-  look_ = *b;
-  for (int64_t iteration = 1; iteration <= max_iterations; ++iteration) {
-    if (layer_.Cancelled()) return Error(StatusCode::kCancelled, "cancelled");
-    // The gradient look N - c, with N = S^-1 A S^-1.
-    layer_.pool->ParallelFor(layer_.rows, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin * cols; i < end * cols; ++i)
-        unscaled_[static_cast<size_t>(i)] = look_[static_cast<size_t>(i)] / scale[i % cols];
+// Sets z [rows, cols] to the scaled weights, 0 where pruned and where the Lasso has none, and
+// layer->pruned. start: the scaled weight B; rhs: B N. Stops when no element of z moves by more
+// than `tolerance` of its row's largest |rhs|, nor is so far from the solution of the linear
+// system.
+template <class Real>
+Result<Outcome> Admm(const std::vector<Real>& start, const std::vector<Real>& rhs,
+                     const std::vector<Group>& groups, const HessianSpectrum& spectrum,
+                     int64_t max_iterations, double tolerance, LayerWork* layer,
+                     std::vector<Real>* z) {
+  const int64_t cols = layer->cols;
+  const size_t size = rhs.size();
+  constexpr auto kPenalty = static_cast<Real>(kRho);
+  constexpr auto kOver = static_cast<Real>(kRelaxation);
+  RidgeInverse<Real> inverse(spectrum);
+  inverse.Set(kRho);
+  const auto for_rows = [&](const auto& body) {
+    layer->pool->ParallelFor(layer->rows, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row)
+        body(row, static_cast<size_t>(row * cols), static_cast<size_t>((row + 1) * cols));
     });
-    least_squares_.Multiply(unscaled_.data(), layer_.rows, gradient_.data());
-    previous_.swap(*b);
-    layer_.pool->ParallelFor(layer_.rows, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const double threshold = lambdas[static_cast<size_t>(row)] * step_;
-        double uphill = 0;
-        double largest = 0;
-        double size = 0;
-        for (int64_t j = 0; j < cols; ++j) {
-          const auto i = static_cast<size_t>(row * cols + j);
-          const double g = gradient_[i] / scale[j] - c_[i];
-          const double t = look_[i] - step_ * g;
-          double value = std::copysign(std::max(std::fabs(t) - threshold, 0.0), t);
-          if (value == 0 || layer_.pruned[i] != 0) value = 0;
-          (*b)[i] = value;
-          uphill += (look_[i] - value) * (value - previous_[i]);
-          largest = std::max(largest, std::fabs(value - previous_[i]));
-          size = std::max(size, std::fabs(c_[i]));
-        }
-        double& momentum_row = momentum[static_cast<size_t>(row)];
-        if (uphill > 0) momentum_row = 1.0;
-        const double next = (1 + std::sqrt(1 + 4 * momentum_row * momentum_row)) / 2;
-        const double ahead = (momentum_row - 1) / next;
-        momentum_row = next;
-        for (int64_t j = 0; j < cols; ++j) {
-          const auto i = static_cast<size_t>(row * cols + j);
-          look_[i] = (*b)[i] + ahead * ((*b)[i] - previous_[i]);
-        }
-        moved[static_cast<size_t>(row)] = size > 0 ? largest / size : 0.0;
+  };
+  std::vector<Real> dual(size);   // over rho
+  std::vector<Real> right(size);  // then what z + dual is thresholded to
+  std::vector<Real> b(size);
+  std::vector<Real> scores(size);  // |right|, or kPrunedScore
+  std::vector<Real> order;
+  std::vector<Real> thresholds(static_cast<size_t>(layer->rows));
+  std::vector<Real> moved(thresholds.size());
+  std::vector<Real> largest(thresholds.size());
+  for_rows([&](int64_t row, size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i)
+      largest[static_cast<size_t>(row)] =
+          std::max(largest[static_cast<size_t>(row)], std::abs(rhs[i]));
+  });
+  const auto choose = [&] {
+    for (const Group& group : groups) {
+      Real threshold = 0;
+      if (group.pruned > 0) {
+        order.assign(scores.begin() + group.begin * cols, scores.begin() + group.end * cols);
+        const auto nth = order.begin() + (group.pruned - 1);
+        std::nth_element(order.begin(), nth, order.end());
+        threshold = std::max(threshold, *nth);
+      }
+      std::fill(thresholds.begin() + group.begin, thresholds.begin() + group.end, threshold);
+    }
+  };
+  *z = start;
+  Outcome outcome;
+  while (outcome.iterations < max_iterations) {
+    if (layer->Cancelled()) return Error(StatusCode::kCancelled, "cancelled");
+    ++outcome.iterations;
+    for_rows([&](int64_t, size_t begin, size_t end) {
+      for (size_t i = begin; i < end; ++i)
+        right[i] = rhs[i] + kPenalty * ((*z)[i] - dual[i]);
+    });
+    inverse.Multiply(right.data(), layer->rows, b.data());
+    for_rows([&](int64_t, size_t begin, size_t end) {
+      for (size_t i = begin; i < end; ++i) {
+        right[i] = kOver * b[i] + (1 - kOver) * (*z)[i] + dual[i];
+        scores[i] = layer->pruned[i] != 0 ? static_cast<Real>(kPrunedScore) : std::abs(right[i]);
       }
     });
-    if (*std::max_element(moved.begin(), moved.end()) <= tolerance) return iteration;
+    if (outcome.iterations <= kChooseThreshold) choose();
+    for_rows([&](int64_t row, size_t begin, size_t end) {
+      const Real threshold = thresholds[static_cast<size_t>(row)];
+      Real most = 0;
+      for (size_t i = begin; i < end; ++i) {
+        const Real value =
+            scores[i] > threshold ? std::copysign(scores[i] - threshold, right[i]) : Real{0};
+        most = std::max({most, std::abs(value - (*z)[i]), std::abs(value - b[i])});
+        dual[i] = right[i] - value;
+        (*z)[i] = value;
+      }
+      const Real scale = largest[static_cast<size_t>(row)];
+      moved[static_cast<size_t>(row)] = scale > 0 ? most / scale : Real{0};
+    });
+    outcome.moved = static_cast<double>(*std::max_element(moved.begin(), moved.end()));
+    if (outcome.moved <= tolerance) break;
   }
-  return max_iterations + 1;
+  // A kept threshold can leave some more or fewer; weights can be equal, too.
+  SelectScratch scratch;
+  for (const Group& group : groups) {
+    const auto first = static_cast<size_t>(group.begin * cols);
+    const int64_t count = (group.end - group.begin) * cols;
+    const std::vector<double> wide(scores.begin() + group.begin * cols,
+                                   scores.begin() + group.end * cols);
+    SelectSmallest(wide.data(), count, group.pruned, layer->pruned.data() + first, &scratch.sorted);
+    for (size_t i = first; i < first + static_cast<size_t>(count); ++i)
+      outcome.by_size += (layer->pruned[i] != 0) != ((*z)[i] == 0);
+  }
+  return outcome;
 }
-
-// The bracket of one group of rows that share a lambda.
-struct Bracket {
-  int64_t begin = 0;  // rows
-  int64_t end = 0;
-  int64_t wanted = 0;  // weights to keep
-  double low = 0;      // leaves more than wanted
-  double high = 0;     // leaves fewer
-  bool exact = false;
-};
 
 Status Lasso::Apply(LayerWork* layer) const {
   InputStatistics* statistics = layer->statistics;
@@ -150,90 +172,52 @@ Status Lasso::Apply(LayerWork* layer) const {
   HARROW_RETURN_IF_ERROR(statistics->CheckDefinite(damping_));
   HARROW_ASSIGN_OR_RETURN(const std::shared_ptr<const HessianSpectrum> spectrum,
                           statistics->Spectrum(damping_));
-  const MaskedLeastSquares least_squares(*statistics, damping_);
+  return layer->cols <= kFloat64Cols ? Solve<double>(target, *spectrum, layer)
+                                     : Solve<float>(target, *spectrum, layer);
+}
+
+template <class Real>
+Status Lasso::Solve(const SparsityTarget& target, const HessianSpectrum& spectrum,
+                    LayerWork* layer) const {
+  const MaskedLeastSquares least_squares(*layer->statistics, damping_);
   const int64_t rows = layer->rows;
-  const int64_t cols = layer->cols;
+  const auto cols = static_cast<size_t>(layer->cols);
   std::vector<double> x(layer->original.begin(), layer->original.end());
   std::vector<double> c(x.size());
   least_squares.Multiply(x.data(), rows, c.data());
-  std::vector<double> scaled_c(c);
-  for (size_t i = 0; i < c.size(); ++i)
-    scaled_c[i] /= spectrum->scale[i % static_cast<size_t>(cols)];
-
-  std::vector<Bracket> brackets;
+  std::vector<Real> start(x.size());
+  std::vector<Real> rhs(x.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double scale = spectrum.scale[i % cols];
+    start[i] = static_cast<Real>(x[i] * scale);
+    rhs[i] = static_cast<Real>(c[i] / scale);
+  }
+  std::vector<Group> groups;
   const int64_t stripe = target.StripeRows(rows);
   for (int64_t begin = 0; begin < rows; begin += stripe) {
-    Bracket bracket;
-    bracket.begin = begin;
-    bracket.end = begin + stripe;
-    bracket.wanted = stripe * cols - PrunedCount(stripe * cols, target.sparsity);
-    int64_t possible = 0;
-    for (int64_t i = begin * cols; i < bracket.end * cols; ++i) {
-      if (layer->pruned[static_cast<size_t>(i)] != 0) continue;
-      ++possible;
-      bracket.high = std::max(bracket.high, std::fabs(scaled_c[static_cast<size_t>(i)]));
-    }
-    bracket.wanted = std::min(bracket.wanted, possible);
-    brackets.push_back(bracket);
+    const auto first = layer->pruned.begin() + begin * layer->cols;
+    const int64_t count = stripe * layer->cols;
+    groups.push_back({begin, begin + stripe,
+                      std::max<int64_t>(PrunedCount(count, target.sparsity),
+                                        std::count_if(first, first + count,
+                                                      [](uint8_t gone) { return gone != 0; }))});
   }
-
-  Fista fista(*layer, least_squares, *spectrum, scaled_c);
-  std::vector<double> lambdas(static_cast<size_t>(rows));
-  std::vector<double> b(c.size());
-  std::vector<double> best(c.size());  // the last solution that kept enough, by group
-  int64_t iterations = 0;
-  bool converged = true;  // the last solution
-  for (int bisection = 0; bisection < kBisections; ++bisection) {
-    bool open = false;
-    for (const Bracket& bracket : brackets) {
-      std::fill(lambdas.begin() + bracket.begin, lambdas.begin() + bracket.end,
-                bracket.exact ? bracket.low : (bracket.low + bracket.high) / 2);
-      open = open || (!bracket.exact && bracket.high - bracket.low > 1e-12 * bracket.high);
-    }
-    if (!open) break;
-    HARROW_ASSIGN_OR_RETURN(const int64_t took, fista.Run(lambdas, iterations_, tolerance_, &b));
-    iterations += std::min(took, iterations_);
-    converged = took <= iterations_;
-    for (Bracket& bracket : brackets) {
-      if (bracket.exact) continue;
-      const auto first = b.begin() + bracket.begin * cols;
-      const auto last = b.begin() + bracket.end * cols;
-      const int64_t kept = (last - first) - std::count(first, last, 0.0);
-      const double middle = (bracket.low + bracket.high) / 2;
-      (kept < bracket.wanted ? bracket.high : bracket.low) = middle;
-      if (kept >= bracket.wanted) std::copy(first, last, best.begin() + bracket.begin * cols);
-      bracket.exact = kept == bracket.wanted;
-    }
-  }
-
-  // Where weights leave together no lambda is exact: the smallest of those that are too many go.
-  int64_t trimmed = 0;
-  SelectScratch scratch;
-  for (const Bracket& bracket : brackets) {
-    const auto first = static_cast<size_t>(bracket.begin * cols);
-    const auto count = (bracket.end - bracket.begin) * cols;
-    std::vector<double> scores(static_cast<size_t>(count));
-    for (size_t i = 0; i < scores.size(); ++i) {
-      scores[i] = layer->pruned[first + i] != 0 ? kPrunedScore : std::fabs(best[first + i]);
-      trimmed += scores[i] > 0;
-    }
-    SelectSmallest(scores.data(), count, count - bracket.wanted, layer->pruned.data() + first,
-                   &scratch.sorted);
-    trimmed -= bracket.wanted;
-  }
-  trimmed = std::max<int64_t>(trimmed, 0);
+  std::vector<Real> b;
+  HARROW_ASSIGN_OR_RETURN(const Outcome outcome,
+                          Admm(start, rhs, groups, spectrum, iterations_, tolerance_, layer, &b));
   for (size_t i = 0; i < x.size(); ++i) {
-    x[i] = layer->pruned[i] != 0 ? 0.0 : best[i] / spectrum->scale[i % static_cast<size_t>(cols)];
+    x[i] = layer->pruned[i] != 0 ? 0.0 : static_cast<double>(b[i]) / spectrum.scale[i % cols];
   }
   HARROW_ASSIGN_OR_RETURN(const MaskedLeastSquares::Outcome refit,
                           least_squares.Iterate(*layer, c.data(), layer->pruned.data(),
                                                 refit_iterations_, tolerance_, x.data()));
   HARROW_RETURN_IF_ERROR(StoreWeights(x, layer));
-  layer->notes.push_back(
-      fmt::format("lasso: {} iterations, {} weights chosen by size", iterations, trimmed));
-  if (!converged) {
+  layer->notes.push_back(fmt::format("lasso: {} iterations, {} weights chosen by size",
+                                     outcome.iterations, outcome.by_size));
+  if (!(outcome.moved <= tolerance_)) {
     layer->warnings.push_back(
-        fmt::format("lasso: not converged to {} in {} iterations", tolerance_, iterations_));
+        fmt::format("lasso: not converged to {} in {} iterations, but to {:.2g}", tolerance_,
+                    iterations_, outcome.moved));
   }
   if (refit.unfinished_rows > 0) {
     layer->warnings.push_back(fmt::format("lasso: {} of {} rows not refitted in {} iterations",

@@ -244,6 +244,27 @@ TEST(LassoTest, ReachesTheDensityExactlyAndStaysOnEarlierMasks) {
   }
 }
 
+// Inputs over 1024 wide take the float32 path.
+TEST(LassoTest, ConvergesOnAWideLayer) {
+  ThreadPool pool(1);
+  GoldenCase lasso = MakeGolden(CaseOf(24, 1056, 700, 3), &pool);
+  LayerWork wanda = lasso.layer;
+  ASSERT_TRUE(Make("method: lasso\nsparsity: 0.7")->Apply(&lasso.layer).ok());
+  ASSERT_TRUE(Make("method: wanda\nsparsity: 0.7")->Apply(&wanda).ok());
+  EXPECT_TRUE(lasso.layer.warnings.empty()) << lasso.layer.warnings.front();
+  EXPECT_EQ(Pruned(lasso.layer), PrunedCount(24 * 1056, 0.7));
+  EXPECT_LT(RelativeError(lasso.layer), RelativeError(wanda));
+}
+
+TEST(LassoTest, SaysWhenItHasNotConverged) {
+  ThreadPool pool(1);
+  GoldenCase golden = MakeGolden(CaseOf(12, 40, 100, 14), &pool);
+  ASSERT_TRUE(Make("method: lasso\nsparsity: 0.5\niterations: 3")->Apply(&golden.layer).ok());
+  ASSERT_EQ(golden.layer.warnings.size(), 1u);
+  EXPECT_NE(golden.layer.warnings[0].find("in 3 iterations"), std::string::npos);
+  EXPECT_EQ(Pruned(golden.layer), 12 * 40 / 2);
+}
+
 TEST(LassoTest, RefusesPatterns) {
   Status status;
   Make("method: lasso\npattern: \"2:4\"", &status);
