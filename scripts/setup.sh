@@ -5,7 +5,7 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build ccache pkg-config git python3 python3-numpy
   nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libfmt-dev
-  libopenblas-dev libsentencepiece-dev libpcre2-dev libxxhash-dev libutf8proc-dev
+  libopenblas-dev liblapacke-dev libsentencepiece-dev libpcre2-dev libxxhash-dev libutf8proc-dev
   libsqlite3-dev
   libgtest-dev libbenchmark-dev libdnnl-dev clang-format
 )
