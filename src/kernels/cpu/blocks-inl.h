@@ -239,6 +239,10 @@ template <int R, int... t>
 HARROW_INLINE void BeginAtOffset(I* acc, I offset, Ints<t...>) {
   ((acc[t * R] = Own(offset)), ...);
 }
+template <int... i>
+HARROW_INLINE void StoreAll(const I* acc, I* sums, Ints<i...>) {
+  ((sums[i] = acc[i]), ...);
+}
 // The integer sums of one run of `units` > 0, a multiple of R; alone, so that its sums stay in
 // registers.
 template <int T, int R, bool kFindOffset>

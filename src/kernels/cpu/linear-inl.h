@@ -9,7 +9,7 @@
 // - RowsKernel: row-major weights, few tokens. One stream of weights a thread; x comes from cache.
 // - RowGroups: the same, up to kMaxRowTokens. Several rows share what is loaded of x.
 // - Fused*: panel weights, up to kPanelTokens. A decoder yields units straight into registers.
-// - Expanded*: many tokens. A pair of panels is expanded, kExpandUnits cells at a time, into
+// - Expanded*: many tokens. kMicroPanels panels are expanded, kExpandUnits cells at a time, into
 //   first-level cache, and one micro-kernel runs over all token blocks, whatever the format was.
 // - Skip*: very sparse panel weights, many tokens. Only cells with a non-zero are visited, or only
 //   non-zeros.
@@ -148,32 +148,34 @@ HARROW_INLINE TaskFn FusedI8Of(int64_t tokens, std::integer_sequence<int, kToken
 using RowTokens = std::make_integer_sequence<int, kRowTokens>;
 using PanelTokens = std::make_integer_sequence<int, kPanelTokens>;
 
-XFormat CellsX(XElement element, int32_t group, int64_t m, int few_tokens,
-               int many_tokens = kMicroTokens) {
+XFormat CellsX(XElement element, int32_t group, int block_tokens) {
   XFormat format;
   format.element = element;
   format.layout = XLayout::kCells;
   format.group = group;
-  format.block_tokens = m <= few_tokens ? few_tokens : many_tokens;
+  format.block_tokens = block_tokens;
   return format;
+}
+int PanelBlockTokens(int64_t m) {
+  return m <= kPanelTokens ? kPanelTokens : kMicroTokens;
 }
 
 XFormat LinearDenseX(const WeightSpec& spec, int64_t m) {
   XFormat format;
   format.element = spec.values == ValueType::kBf16 ? MathBf16::kElement : XElement::kF32;
-  if (m > kMaxRowTokens) return CellsX(format.element, 0, m, 0);
+  if (m > kMaxRowTokens) return CellsX(format.element, 0, kMicroTokens);
   format.layout = XLayout::kRows;
   if (m > kRowTokens) format.block_tokens = kRowBlockTokens;
   return format;
 }
 
 XFormat LinearBf16X(const WeightSpec&, int64_t m) {
-  return CellsX(MathBf16::kElement, 0, m, kPanelTokens);
+  return CellsX(MathBf16::kElement, 0, PanelBlockTokens(m));
 }
 
 XFormat LinearPanelI8X(const WeightSpec& spec, int64_t m) {
-  return CellsX(XElement::kI8, static_cast<int32_t>(ActivationGroup(spec.group)), m, kPanelTokens,
-                kMicroTokensI8);
+  return CellsX(XElement::kI8, static_cast<int32_t>(ActivationGroup(spec.group)),
+                PanelBlockTokens(m));
 }
 
 XFormat SkipX(XElement element, int32_t group) {

@@ -32,9 +32,9 @@ struct GroupScale {
 template <class Decoder>
 struct ScaledExpander {
   PanelGeometry geometry;
-  Decoder decoders[2];
-  const std::byte* panels[2];
-  int64_t blocks[2];  // expanded so far
+  Decoder decoders[kMicroPanels];
+  const std::byte* panels[kMicroPanels];
+  int64_t blocks[kMicroPanels];  // expanded so far
 
   void Begin(const LinearTask& task, int64_t row, int count) {
     const LinearWeight& weight = *task.weight;
@@ -80,7 +80,7 @@ struct BlockExpander {
   };
   PanelGeometry geometry;
   BlockGeometry block;
-  Position at[2];
+  Position at[kMicroPanels];
 
   void Begin(const LinearTask& task, int64_t row, int count) {
     const LinearWeight& weight = *task.weight;
@@ -120,8 +120,8 @@ struct BlockExpander {
   }
 };
 
-XFormat LinearWeightOnlyX(const WeightSpec&, int64_t m) {
-  return CellsX(XElement::kF32RoundedToBf16, 0, m, 0);
+XFormat LinearWeightOnlyX(const WeightSpec&, int64_t) {
+  return CellsX(XElement::kF32RoundedToBf16, 0, kMicroTokens);
 }
 
 template <template <bool> class Masked>

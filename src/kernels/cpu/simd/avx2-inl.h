@@ -19,8 +19,7 @@ struct UnitI8 {
 // 16 registers: 1 panel x 4 tokens = 8 sums, and the int8 product needs several temporaries.
 constexpr int kMicroPanels = 1;
 constexpr int kMicroTokens = 4;
-constexpr int kMicroTokensI8 = 4;
-constexpr bool kFloatSumsStay = false;
+constexpr int64_t kExpandUnits = 128;
 constexpr int kPanelTokens = 4;
 constexpr int kPairTokens = 0;
 constexpr int kRowTokens = 4;

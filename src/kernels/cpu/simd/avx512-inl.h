@@ -8,12 +8,11 @@ using I = __m512i;
 using Unit = __m512i;
 using UnitI8 = __m512i;  // 64 codes q + 128: what vpdpbusd takes
 
-// Shapes of register blocks. Micro-kernel: 2 panels x 12 tokens = 24 of 32 registers.
-constexpr int kMicroPanels = 2;
-constexpr int kMicroTokens = 12;
-// int8: 2 panels x 6 tokens, once as integers and once as floats.
-constexpr int kMicroTokensI8 = 6;
-constexpr bool kFloatSumsStay = true;
+// Shapes of register blocks. Micro-kernel: 4 panels x 6 tokens = 24 of 32 registers, fed by 10
+// loads; what it expands at a time, in cells.
+constexpr int kMicroPanels = 4;
+constexpr int kMicroTokens = 6;
+constexpr int64_t kExpandUnits = 128;
 // Units go straight into the products of up to 16 tokens: 16 sums stay in registers. int8's float
 // results do not all fit beside them; the compiler moves them to memory and back once a group.
 constexpr int kPanelTokens = 16;
