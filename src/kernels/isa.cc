@@ -62,6 +62,24 @@ Isa Detect() {
 }
 #endif
 
+// AMD family 25: Zen 3 and Zen 4.
+bool DetectHardwarePrefetch() {
+  if (const char* text = std::getenv("HARROW_PREFETCH"); text != nullptr && *text != '\0') {
+    const std::string_view wanted = text;
+    if (wanted == "hardware" || wanted == "software") return wanted == "hardware";
+    std::fprintf(stderr, "harrow: HARROW_PREFETCH=%s: expected hardware or software\n", text);
+    std::exit(2);
+  }
+#if defined(__x86_64__)
+  constexpr unsigned kAuth = 0x68747541;  // "Auth" of AuthenticAMD
+  if (ReadCpuid(0, 0).b != kAuth) return false;
+  const unsigned version = ReadCpuid(1, 0).a;
+  return (version >> 8 & 0xf) + (version >> 20 & 0xff) == 25;
+#else
+  return false;
+#endif
+}
+
 Isa LimitFromEnvironment() {
   const char* text = std::getenv("HARROW_ISA");
   if (text == nullptr || *text == '\0') return DetectedIsa();
@@ -98,6 +116,11 @@ std::optional<Isa> ParseIsa(std::string_view name) {
 Isa DetectedIsa() {
   static const Isa isa = Detect();
   return isa;
+}
+
+bool HardwarePrefetchSuffices() {
+  static const bool suffices = DetectHardwarePrefetch();
+  return suffices;
 }
 
 Isa ActiveIsa() {

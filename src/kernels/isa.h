@@ -27,6 +27,11 @@ Isa ActiveIsa();
 // tests another tier. Not thread safe against running kernels.
 Status SetIsaLimit(Isa isa);
 
+// Whether this CPU's own prefetcher keeps a core busy with one stream from memory, so that software
+// should not ask for it as well (measured on Zen 4; not so on Zen 5). HARROW_PREFETCH=hardware or
+// =software overrides it (read once), for measurements.
+bool HardwarePrefetchSuffices();
+
 }  // namespace harrow
 
 #endif  // HARROW_KERNELS_ISA_H_

@@ -168,6 +168,29 @@ int64_t RowAtByte(const LinearWeight& weight, uint64_t byte) {
   return std::min((row + kTaskRows / 2) / kTaskRows * kTaskRows, weight.rows);
 }
 
+// LinearTask::fetch_distance. Software has to ask ahead where the hardware's prefetcher does not
+// keep a core busy; and everywhere for blocks, whose units come between lists and gathers. Else it
+// asks only where more than about 11 cycles of arithmetic, counted by units, stand between two
+// lines, so that the hardware's own guess runs out of time (fitted to what Zen 4 took with and
+// without, decision 049).
+int64_t FetchDistance(const LinearWeight& weight, int64_t m) {
+  constexpr int64_t kFar = 12288;
+  constexpr int64_t kNear = 4096;
+  const WeightSpec& spec = weight.spec;
+  if (!HardwarePrefetchSuffices() || spec.format == FormatId::kBlock || IsQuadMask(spec))
+    return kFar;
+  if (spec.format == FormatId::kIndex) return m <= 4 ? 0 : kFar;
+  const bool masked = spec.format == FormatId::kBitmask || spec.format == FormatId::kNm;
+  const bool four_bits = spec.values == ValueType::kI4 || spec.values == ValueType::kU4;
+  const int64_t decoding = (masked ? 4 : 0) + (four_bits ? masked ? 2 : 1 : 0);
+  const bool single = spec.values == ValueType::kF32 || spec.values == ValueType::kF16;
+  const int64_t unit = single ? kPanelRows : kPanelRows * CellOf(spec.values);
+  const double units = static_cast<double>(weight.rows * weight.cols / unit);
+  const double lines = static_cast<double>(StreamBytes(weight)) / 64;
+  if (units * static_cast<double>(m + decoding) < 11 * lines) return 0;
+  return masked ? kNear : kFar;
+}
+
 // Weight bytes times tokens below which handing half of the work over costs more than doing it: a
 // hand-off takes about a microsecond, in which one core streams some 50-100 KB from its cache.
 constexpr uint64_t kBytesWorthAFork = 128 << 10;
@@ -229,6 +252,7 @@ void RunProducts(const LinearContext& context, std::span<const LinearOp> ops, co
       task.x = product.x;
       task.y = product.op->y;
       task.y_stride = product.op->y_stride;
+      task.fetch_distance = FetchDistance(weight, m);
       task.row_begin = begin <= first ? 0 : RowAtByte(weight, begin - first);
       task.row_end = RowAtByte(weight, end - first);
       if (task.row_begin < task.row_end) product.kernel->run(task);

@@ -78,6 +78,8 @@ struct LinearTask {
   int64_t y_stride = 0;
   int64_t row_begin = 0;
   int64_t row_end = 0;
+  // How many bytes ahead of what is read of W kernels ask memory for it; 0: the hardware will do.
+  int64_t fetch_distance = 0;
   std::byte* scratch = nullptr;  // scratch_bytes(m, k), 64-byte aligned, of this thread
 };
 

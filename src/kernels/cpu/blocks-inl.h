@@ -403,7 +403,7 @@ HARROW_INLINE void RunTokenBlock(const LinearTask& task, const StoredUnits& s, i
     in.x = values + 4 * first;
     in.x_scales = x.scales + token * x.groups + first;
     in.offsets_known = known || part > 0;
-    in.fetch = in.offsets_known ? 0 : kFetchDistance;
+    in.fetch = in.offsets_known ? 0 : task.fetch_distance;
     in.y = task.y + (token + first) * task.y_stride + row;
     BlocksOf<kValues>((part + 1) * tokens / parts - first, even, in.offsets_known)(s, in);
   }
@@ -427,7 +427,7 @@ HARROW_INLINE void RunBlocks(const LinearTask& task) {
     for (int64_t row = task.row_begin; row < task.row_end; row += kPanelRows) {
       const std::byte* panel = weight.data.data() + PanelOffset(weight, row / kPanelRows);
       for (int64_t i = 0; i < head_bytes; i += 64)
-        FetchLater(panel + i);
+        FetchLater(panel + i, task.fetch_distance);
       list(b, panel + g.scale_bytes, &s);
       s.scales = panel;
       s.index = panel + g.scale_bytes;

@@ -62,7 +62,7 @@ struct MaskedBf16 : MaskedBlocks<16, kFixedStride> {
     this->BeginAt(in, block_stride);
     background = MakeBackground(0);
   }
-  HARROW_INLINE void Fetch(int) const { FetchLater(this->Codes()); }
+  HARROW_INLINE void Fetch(int, int64_t distance) const { FetchLater(this->Codes(), distance); }
   HARROW_INLINE Unit Next(int u) {
     const uint32_t mask = this->template Mask<uint32_t>(u);
     const std::byte* codes = this->Codes();
@@ -85,7 +85,7 @@ struct MaskedI8 : MaskedBlocks<8, kFixedStride> {
     this->BeginAt(in, block_stride);
     background = MakeBackground(128);
   }
-  HARROW_INLINE void Fetch(int) const { FetchLater(this->Codes()); }
+  HARROW_INLINE void Fetch(int, int64_t distance) const { FetchLater(this->Codes(), distance); }
   HARROW_INLINE UnitI8 Next(int u) {
     const uint64_t mask = this->template Mask<uint64_t>(u);
     const std::byte* codes = this->Codes();
@@ -138,7 +138,9 @@ struct QuadBf16 : QuadBlocks<8> {
     next = in;
     background = MakeBackground(0);
   }
-  HARROW_INLINE void Fetch(int u) const { FetchLater(Codes(u / 2) + u % 2 * 64); }
+  HARROW_INLINE void Fetch(int u, int64_t distance) const {
+    FetchLater(Codes(u / 2) + u % 2 * 64, distance);
+  }
   HARROW_INLINE Unit Next(int u) {
     const uint32_t mask = Mask(u / 2);
     return ExpandLanes(background, Codes(u / 2) + u % 2 * 4 * Bits(mask), mask);
@@ -157,7 +159,7 @@ struct QuadI8 : QuadBlocks<4> {
     next = in;
     background = MakeBackground(128);
   }
-  HARROW_INLINE void Fetch(int u) const { FetchLater(Codes(u)); }
+  HARROW_INLINE void Fetch(int u, int64_t distance) const { FetchLater(Codes(u), distance); }
   HARROW_INLINE UnitI8 Next(int u) { return ExpandLanesI8(background, Codes(u), Mask(u)); }
 };
 
@@ -176,7 +178,7 @@ struct PlainI8 {
     block = next;
     next = block + kBlockWeights;
   }
-  HARROW_INLINE void Fetch(int u) const { FetchLater(block + 64 * u); }
+  HARROW_INLINE void Fetch(int u, int64_t distance) const { FetchLater(block + 64 * u, distance); }
   HARROW_INLINE UnitI8 Next(int u) { return LoadI8(block + 64 * u); }
 };
 
@@ -197,9 +199,9 @@ struct MaskedI4 : MaskedBlocks<4, kFixedStride> {
   }
   HARROW_INLINE void BeginGroup(I zeros) { background = BackgroundOfLanes(zeros); }
   // Two units' codes are at most one line; the mask is another.
-  HARROW_INLINE void Fetch(int u) const {
-    if (u == 0) FetchLater(this->block);
-    if (u % 2 == 0) FetchLater(this->Codes());
+  HARROW_INLINE void Fetch(int u, int64_t distance) const {
+    if (u == 0) FetchLater(this->block, distance);
+    if (u % 2 == 0) FetchLater(this->Codes(), distance);
   }
   HARROW_INLINE UnitI8 Next(int u) {
     const uint64_t mask = this->template Mask<uint64_t>(u);
@@ -227,8 +229,8 @@ struct PlainI4 {
     block = next;
     next = block + kBlockWeights / 2;
   }
-  HARROW_INLINE void Fetch(int u) const {
-    if (u % 2 == 0) FetchLater(block + 32 * u);
+  HARROW_INLINE void Fetch(int u, int64_t distance) const {
+    if (u % 2 == 0) FetchLater(block + 32 * u, distance);
   }
   HARROW_INLINE UnitI8 Next(int u) {
     return u % 2 == 0 ? LoadLowI4(block + 32 * u) : LoadHighI4(block + 32 * (u - 1));

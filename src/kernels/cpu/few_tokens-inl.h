@@ -9,8 +9,9 @@ HARROW_INLINE void StepRow(F* acc, int r, F w, const std::byte* x, Ints<t...>) {
 }
 // R chunks, one for each partial sum.
 template <class Math, class Loader, int T, int... r>
-HARROW_INLINE void StepChunks(F* acc, const std::byte* w, const std::byte* x, Ints<r...>) {
-  ((FetchLater(w + r * Loader::kBytes),
+HARROW_INLINE void StepChunks(F* acc, const std::byte* w, const std::byte* x, int64_t distance,
+                              Ints<r...>) {
+  ((FetchLater(w + r * Loader::kBytes, distance),
     StepRow<Math, sizeof...(r)>(acc, r, Loader::Load(w + r * Loader::kBytes), x + r * 64 * T,
                                 Count<T>())),
    ...);
@@ -32,11 +33,12 @@ HARROW_INLINE void OneRow(const LinearTask& task, int64_t row, int64_t row_bytes
   const std::byte* w = task.weight->data.data() + row * row_bytes;
   const std::byte* x = task.x->values;
   const int64_t whole = row_bytes / Loader::kBytes;
+  const int64_t distance = task.fetch_distance;
   F acc[T * R];
   Clear(acc, ZeroF(), Count<T * R>());
   int64_t chunk = 0;
   for (; chunk + R <= whole; chunk += R) {
-    StepChunks<Math, Loader, T>(acc, w, x, Count<R>());
+    StepChunks<Math, Loader, T>(acc, w, x, distance, Count<R>());
     w += R * Loader::kBytes;
     x += R * 64 * T;
   }
@@ -153,7 +155,7 @@ HARROW_INLINE void RowGroups(const LinearTask& task) {
   const PackedX& x = *task.x;
   const int64_t row_bytes = static_cast<int64_t>(task.weight->data.size()) / task.weight->rows;
   const int64_t group_bytes = kGroupRows * row_bytes;
-  const int64_t distance = (kFetchDistance + group_bytes - 1) / group_bytes * group_bytes;
+  const int64_t distance = (task.fetch_distance + group_bytes - 1) / group_bytes * group_bytes;
   for (int64_t row = task.row_begin; row < task.row_end; row += kGroupRows) {
     const int64_t end = row + kGroupRows < task.row_end ? row + kGroupRows : task.row_end;
     for (int64_t b = 0; b < x.blocks; ++b) {
@@ -200,9 +202,9 @@ HARROW_INLINE void StepPair(V* acc, int r, W w0, W w1, const std::byte* x, Ints<
 }
 // Units u of P panels.
 template <int P, class W, class Decoder>
-HARROW_INLINE void NextUnits(W* out, Decoder* decoders, int u) {
-  decoders[0].Fetch(u);
-  if constexpr (P == 2) decoders[1].Fetch(u);
+HARROW_INLINE void NextUnits(W* out, Decoder* decoders, int u, int64_t distance) {
+  decoders[0].Fetch(u, distance);
+  if constexpr (P == 2) decoders[1].Fetch(u, distance);
   out[0] = decoders[0].Next(u);
   if constexpr (P == 2) out[1] = decoders[1].Next(u);
 }
@@ -217,14 +219,14 @@ HARROW_INLINE void StepUnits(V* acc, int r, const W* w, const std::byte* x) {
 // One block; x_bytes is what one unit takes of x.
 template <int T, int R, int P, class V, class Decoder, int... u>
 HARROW_INLINE void StepBlock(V* acc, Decoder* decoders, const std::byte* x, int64_t x_bytes,
-                             Ints<u...>) {
+                             int64_t distance, Ints<u...>) {
   constexpr int kUnits = Decoder::kUnits;
   constexpr int kAhead = Decoder::kAhead ? 1 : 0;
   decoders[0].BeginBlock();
   if constexpr (P == 2) decoders[1].BeginBlock();
   decltype(decoders->Next(0)) w[kUnits][P];
-  if constexpr (kAhead == 1) NextUnits<P>(w[0], decoders, 0);
-  ((u + kAhead < kUnits ? NextUnits<P>(w[u + kAhead], decoders, u + kAhead) : void(),
+  if constexpr (kAhead == 1) NextUnits<P>(w[0], decoders, 0, distance);
+  ((u + kAhead < kUnits ? NextUnits<P>(w[u + kAhead], decoders, u + kAhead, distance) : void(),
     StepUnits<T, R, P>(acc, u % R, w[u], x + u * x_bytes)),
    ...);
 }
@@ -252,10 +254,11 @@ HARROW_INLINE void PanelsBf16(const LinearTask& task, const PanelGeometry& g, co
   if constexpr (P == 2)
     decoders[1].Begin(weight.data.data() + PanelOffset(weight, rows[1] / kPanelRows), stride);
   const std::byte* x = task.x->values;
+  const int64_t distance = task.fetch_distance;
   F acc[P * T * R];
   Clear(acc, ZeroF(), Count<P * T * R>());
   for (int64_t b = 0; b < g.blocks; ++b) {
-    StepBlock<T, R, P>(acc, decoders, x, kXBytes, Count<Decoder::kUnits>());
+    StepBlock<T, R, P>(acc, decoders, x, kXBytes, distance, Count<Decoder::kUnits>());
     x += Decoder::kUnits * kXBytes;
   }
   StorePanel<R>(task, rows[0], acc, Count<T>());
@@ -296,10 +299,10 @@ HARROW_INLINE void AddZeros(I* acc, I zero_shift, const int32_t* corrections, In
 // One panel's part of what begins a panel, and begins and ends a group. Returns the panel.
 template <class Decoder>
 HARROW_INLINE const std::byte* BeginPanel(const LinearWeight& weight, const PanelGeometry& g,
-                                          int64_t panel, Decoder* decoder) {
+                                          int64_t panel, int64_t distance, Decoder* decoder) {
   const std::byte* begin = weight.data.data() + PanelOffset(weight, panel);
   for (int64_t i = 0; i < g.scale_bytes; i += 64)
-    FetchLater(begin + i);
+    FetchLater(begin + i, distance);
   decoder->Begin(begin + g.scale_bytes, BlockStride(weight.spec));
   return begin;
 }
@@ -334,8 +337,10 @@ HARROW_INLINE void PanelsI8(const LinearTask& task, const PanelGeometry& g, cons
   const int64_t x_groups_per_scale = weight.spec.group / x.format.group;
   const std::byte* panels[P];
   Decoder decoders[P];
-  panels[0] = BeginPanel(weight, g, rows[0] / kPanelRows, &decoders[0]);
-  if constexpr (P == 2) panels[1] = BeginPanel(weight, g, rows[1] / kPanelRows, &decoders[1]);
+  const int64_t distance = task.fetch_distance;
+  panels[0] = BeginPanel(weight, g, rows[0] / kPanelRows, distance, &decoders[0]);
+  if constexpr (P == 2)
+    panels[1] = BeginPanel(weight, g, rows[1] / kPanelRows, distance, &decoders[1]);
   const std::byte* cells = x.values;
   F out[P * T];
   Clear(out, ZeroF(), Count<P * T>());
@@ -351,7 +356,7 @@ HARROW_INLINE void PanelsI8(const LinearTask& task, const PanelGeometry& g, cons
       BeginPanelGroup<T, R>(acc + T * R, &decoders[1], panels[1] + zeros_at, corrections);
     const int64_t end = block + x_group_blocks < g.blocks ? block + x_group_blocks : g.blocks;
     for (; block < end; ++block) {
-      StepBlock<T, R, P>(acc, decoders, cells, 4 * T, Count<Decoder::kUnits>());
+      StepBlock<T, R, P>(acc, decoders, cells, 4 * T, distance, Count<Decoder::kUnits>());
       cells += Decoder::kUnits * 4 * T;
     }
     const int64_t scales_at = weight_group * (2 * kPanelRows);

@@ -28,8 +28,9 @@ void IndexPanel(const LinearTask& task, const IndexGeometry& g, int64_t scale_by
   const std::byte* panel = weight.data.data() + PanelOffset(weight, row / kPanelRows);
   const std::byte* counts = panel + scale_bytes;
   const std::byte* step = counts + g.count_bytes;
+  const int64_t distance = task.fetch_distance;
   for (const std::byte* p = panel; p < step; p += 64)
-    FetchLater(p);
+    FetchLater(p, distance);
   const std::byte* inputs = x.values + token * x.units * 4;
   const float* x_scales = x.scales + token * x.groups;
   const int64_t tiles_per_scale = weight.spec.group / g.tile;
@@ -42,8 +43,8 @@ void IndexPanel(const LinearTask& task, const IndexGeometry& g, int64_t scale_by
     Clear(acc, ZeroI(), Count<T>());
     I offset = ZeroI();
     for (int64_t s = static_cast<int64_t>(counts[tile]); s > 0; --s) {
-      FetchLater(step);
-      FetchLater(step + 64);
+      FetchLater(step, distance);
+      FetchLater(step + 64, distance);
       offset = AddIndexedOffset(offset, step);
       StepIndexed<T>(acc, tiles, step, Count<T>());
       step += kStepBytes;

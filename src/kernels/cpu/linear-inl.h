@@ -17,15 +17,15 @@
 // - IndexPanel: weights with an index each, any number of tokens. Each step looks its x up.
 // Quantized weights whose activations stay BF16 take Expanded* (weight_only-inl.h).
 
-// How far ahead of a stream of weights to ask memory for it. The hardware's prefetcher alone does
-// not keep a core busy (Zen 5, one thread, from memory): dense int8 goes from 0.88 to 0.98 of the
-// fastest read for 1 token, from 0.64 to 0.91 for 4. Masked formats need it most, because where a
-// block begins is known only once the masks before it have arrived, and out-of-order execution
-// cannot run ahead: int8 at 50 % took 3.1 ns a unit without it, 2.1 at 1536 bytes, 1.6 at 4096, 1.5
-// at 8192, 1.2 at 12288, 1.25 at 16384 and beyond.
-constexpr int64_t kFetchDistance = 12288;
-HARROW_INLINE void FetchLater(const std::byte* p) {
-  __builtin_prefetch(p + kFetchDistance, 0, 3);
+// Ask memory for a stream of weights LinearTask::fetch_distance ahead. The hardware's prefetcher
+// alone does not keep every core busy (Zen 5, one thread, from memory): dense int8 goes from 0.88
+// to 0.98 of the fastest read for 1 token, from 0.64 to 0.91 for 4. Masked formats need it most,
+// because where a block begins is known only once the masks before it have arrived, and
+// out-of-order execution cannot run ahead: int8 at 50 % took 3.1 ns a unit without it, 2.1 at 1536
+// bytes, 1.6 at 4096, 1.5 at 8192, 1.2 at 12288, 1.25 at 16384 and beyond. Where it does (Zen 4),
+// asking too is in its way: FetchDistance() in linear.cc.
+HARROW_INLINE void FetchLater(const std::byte* p, int64_t distance) {
+  __builtin_prefetch(p + distance, 0, 3);
 }
 
 #include "kernels/cpu/decoders-inl.h"

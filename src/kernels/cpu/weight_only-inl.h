@@ -32,6 +32,7 @@ struct GroupScale {
 template <class Decoder>
 struct ScaledExpander {
   PanelGeometry geometry;
+  int64_t distance;
   Decoder decoders[kMicroPanels];
   const std::byte* panels[kMicroPanels];
   int64_t blocks[kMicroPanels];  // expanded so far
@@ -39,6 +40,7 @@ struct ScaledExpander {
   void Begin(const LinearTask& task, int64_t row, int count) {
     const LinearWeight& weight = *task.weight;
     geometry = GeometryOf(weight.spec, weight.rows, weight.cols);
+    distance = task.fetch_distance;
     for (int p = 0; p < count; ++p) {
       panels[p] = weight.data.data() + PanelOffset(weight, row / kPanelRows + p);
       decoders[p].Begin(panels[p] + geometry.scale_bytes, BlockStride(weight.spec));
@@ -57,7 +59,7 @@ struct ScaledExpander {
       scale.Begin(panels[panel], group, geometry.zeros_at());
       decoder.BeginBlock();
       for (int u = 0; u < Decoder::kUnits; ++u) {
-        decoder.Fetch(u);
+        decoder.Fetch(u, distance);
         const UnitI8 unit = decoder.Next(u);
         for (int i = 0; i < 4; ++i, out += 64)
           StoreF(reinterpret_cast<float*>(out), scale.Of(unit, i));
