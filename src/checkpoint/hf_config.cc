@@ -1,5 +1,6 @@
 #include "checkpoint/hf_config.h"
 
+#include <algorithm>
 #include <cctype>
 #include <filesystem>
 #include <limits>
@@ -18,6 +19,9 @@ constexpr int32_t kFirstVersion = 1;
 // Where there are low-rank weights, which a reader of version 1 would run as their residuals alone,
 // or layers of their own sizes.
 constexpr int32_t kSecondVersion = 2;
+// Where there are masked weights of 4 bits: before, the codes of a block stood one behind the other
+// (docs/formats/bitmask.md).
+constexpr int32_t kThirdVersion = 3;
 constexpr uint64_t kMaxConfigBytes = 16 << 20;  // the harrow section takes about 200 bytes a weight
 
 // Caps are far above any model that exists and keep every later product of two of them (times eight
@@ -177,6 +181,11 @@ json LayerSizesJson(const std::vector<LayerSizes>& layers) {
   return list;
 }
 
+bool IsMaskedOf4Bits(const WeightSpec& spec) {
+  const bool masked = spec.format == FormatId::kBitmask || spec.format == FormatId::kNm;
+  return masked && (spec.values == ValueType::kI4 || spec.values == ValueType::kU4);
+}
+
 Status ReadHarrowSection(const json& root, HfConfig* config) {
   const json* section = JsonGet(root, "harrow");
   if (section == nullptr) return OkStatus();
@@ -184,13 +193,20 @@ Status ReadHarrowSection(const json& root, HfConfig* config) {
   int64_t version = 0;
   HARROW_RETURN_IF_ERROR(
       RequireJsonInt(*section, "version", 1, std::numeric_limits<int32_t>::max(), &version));
-  if (version > kSecondVersion) {
-    return Unsupported("version {}, this build reads versions 1 to {}", version, kSecondVersion);
+  if (version > kThirdVersion) {
+    return Unsupported("version {}, this build reads versions 1 to {}", version, kThirdVersion);
   }
   config->harrow_version = static_cast<int32_t>(version);
   const json* weights = JsonGet(*section, "weights");
   if (weights == nullptr) return Corruption("weights is missing");
   HARROW_RETURN_IF_ERROR(ReadPackedWeights(*weights, &config->packed));
+  for (const auto& [name, info] : config->packed) {
+    if (version < kThirdVersion && IsMaskedOf4Bits(info.spec)) {
+      return Unsupported(
+          "weight {}: {} of version {}, expected version {}: compress the model again", name,
+          SpecName(info.spec), version, kThirdVersion);
+    }
+  }
   for (const char* const key : {"low_rank", "layers"}) {
     if (JsonGet(*section, key) != nullptr && version < kSecondVersion) {
       return Corruption("{}: found in version {}, expected version {}", key, version,
@@ -282,8 +298,13 @@ Result<std::string> WithHarrowSection(const HfConfig& config, const PackedWeight
   HARROW_ASSIGN_OR_RETURN(json root, ParseJsonObject(config.json, kConfigFile));
   root.erase("harrow");
   const bool second = !low_rank.empty() || !config.layers.empty();
+  const bool third = std::any_of(packed.begin(), packed.end(), [](const auto& named) {
+    return IsMaskedOf4Bits(named.second.spec);
+  });
   if (!packed.empty() || second) {
-    json section = {{"version", second ? kSecondVersion : kFirstVersion},
+    json section = {{"version", third    ? kThirdVersion
+                                : second ? kSecondVersion
+                                         : kFirstVersion},
                     {"weights", PackedWeightsJson(packed)}};
     if (!low_rank.empty()) section["low_rank"] = LowRankWeightsJson(low_rank);
     if (!config.layers.empty()) section["layers"] = LayerSizesJson(config.layers);

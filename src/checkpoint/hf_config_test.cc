@@ -174,7 +174,7 @@ TEST(HfConfig, CorruptConfigsAreNamed) {
       {R"(, "sparsity_config": {"format": "sparse-bitmask"})", kUnsupported, "sparse-bitmask"},
       {R"(, "harrow": [])", kCorrupt, "harrow: a JSON array"},
       {R"(, "harrow": {})", kCorrupt, "harrow: version is missing"},
-      {R"(, "harrow": {"version": 3})", kUnsupported, "harrow: version 3"},
+      {R"(, "harrow": {"version": 4})", kUnsupported, "harrow: version 4"},
       {R"(, "harrow": {"version": 1})", kCorrupt, "harrow: weights is missing"},
       {R"(, "harrow": {"version": 1, "weights": []})", kCorrupt, "harrow: weights"},
       {R"(, "harrow": {"version": 1, "weights": {"w": 1}})", kCorrupt, "weight w: 1"},
@@ -298,6 +298,25 @@ TEST(HfConfig, LowRankWeightsRoundTripInVersion2) {
   EXPECT_EQ(again->low_rank.at("a.weight").cols, 96);
   EXPECT_TRUE(again->low_rank.at("a.weight").residual);
   EXPECT_FALSE(again->low_rank.at("b").residual);
+}
+
+TEST(HfConfig, MaskedWeightsOf4BitsNeedVersion3) {
+  const auto config = ParseExtra("");
+  ASSERT_TRUE(config.ok());
+  for (const char* const spec : {"bitmask-i4/64", "nm-u4/32 2:4"}) {
+    SCOPED_TRACE(spec);
+    PackedWeights packed;
+    packed["a.weight"] = {*ParseSpec(spec), 64, 96, 3000, 5};
+    const auto text = WithHarrowSection(*config, packed, "", "");
+    ASSERT_TRUE(text.ok()) << text.status().ToString();
+    const auto again = ParseHfConfig(*text, "c");
+    ASSERT_TRUE(again.ok()) << again.status().ToString();
+    EXPECT_EQ(again->harrow_version, 3);
+    nlohmann::json root = nlohmann::json::parse(*text);
+    root["harrow"]["version"] = 2;
+    ExpectError(ParseHfConfig(root.dump(), "c").status(), StatusCode::kUnsupported,
+                {"a.weight", spec, "version 2", "version 3"});
+  }
 }
 
 TEST(HfConfig, BadLowRankWeightsAreRefused) {

@@ -14,7 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // Changes with anything that makes the same recipe give other weights.
-constexpr int kAlgorithmVersion = 2;
+constexpr int kAlgorithmVersion = 3;
 
 Result<std::string> SourceIdentity(const Checkpoint& checkpoint) {
   std::string identity = checkpoint.config().json;

@@ -1,5 +1,7 @@
 // kBitmask: the mask of a block, then the codes of its non-zero weights or 1x4 blocks.
 // docs/formats/bitmask.md
+#include <cmath>
+
 #include "formats/mask_codec.h"
 
 namespace harrow {
@@ -7,10 +9,17 @@ namespace {
 
 struct BitmaskCodec {
   static uint64_t BlocksBytes(const WeightSpec& spec, int64_t count, int64_t nonzeros) {
-    // Half of the blocks have an odd number of 4-bit codes.
-    const int64_t halves = CodeBits(spec.values) == 4 ? count / 2 : 0;
-    return static_cast<uint64_t>(count * MaskBytes(spec) +
-                                 CodeBytes(spec.values, nonzeros + halves));
+    const int64_t masks = count * MaskBytes(spec);
+    if (CodeBits(spec.values) != 4)
+      return static_cast<uint64_t>(masks + CodeBytes(spec.values, nonzeros));
+    // The longer of two halves of 256 weights, each stored with the same probability: their mean
+    // and 1 / sqrt(pi) of their standard deviation (exact for the normal distribution).
+    const double density =
+        static_cast<double>(nonzeros) / static_cast<double>(count * kBlockWeights);
+    const double half = kBlockWeights / 2;
+    const double longer = half * density + 0.5642 * std::sqrt(half * density * (1 - density));
+    return static_cast<uint64_t>(masks) +
+           static_cast<uint64_t>(static_cast<double>(count) * longer);
   }
   static int64_t Encode(const WeightSpec& spec, const uint16_t* codes, const uint16_t* zeros,
                         std::vector<std::byte>* out) {
@@ -30,13 +39,13 @@ struct BitmaskCodec {
   static int64_t Check(const WeightSpec& spec, const std::byte* in, uint64_t available,
                        const uint16_t* zeros, int64_t* nonzeros) {
     if (available < static_cast<uint64_t>(MaskBytes(spec))) return -1;
-    const int64_t stored = CountBits(LoadMask(spec, in));
-    const int64_t bytes = MaskBytes(spec) + CodeBytes(spec.values, stored);
+    const BlockMask mask = LoadMask(spec, in);
+    const int64_t bytes = MaskBytes(spec) + MaskedCodeBytes(spec.values, mask);
     if (available < static_cast<uint64_t>(bytes)) return -1;
-    const CodeCount count = CountMasked(spec, in, stored, zeros);
+    const CodeCount count = CountMasked(spec, in, mask, zeros);
     // A 1x4 block may hold zeros; a weight of its own may not be one.
     if ((count.zeros > 0 && !IsQuadMask(spec)) || count.invalid > 0) return -1;
-    *nonzeros += stored - count.zeros;
+    *nonzeros += CountBits(mask) - count.zeros;
     return bytes;
   }
 };

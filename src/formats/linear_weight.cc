@@ -160,6 +160,11 @@ Status ValidateSpec(const WeightSpec& spec) {
       return InvalidArgument("keep {} of {}: expected M of 2, 4, 8, 16 or 32 and 1 <= N < M",
                              spec.keep_n, spec.of_m);
     }
+    // So that both halves of a block hold the same number of codes.
+    if (CodeBits(spec.values) == 4 && spec.of_m > kBlockCols / 2) {
+      return InvalidArgument("keep {} of {}: expected M of at most 16 for {} values", spec.keep_n,
+                             spec.of_m, ValueTypeName(spec.values));
+    }
   } else if (spec.keep_n != 0 || spec.of_m != 0) {
     return InvalidArgument("format {} takes no N:M pattern", FormatName(spec.format));
   }

@@ -1,10 +1,13 @@
 // What bitmask and nm share: a block is a mask of the weights that are stored, followed at once by
 // their codes in the order of BlockPosition. The mask has 512 bits, bit i for the weight at
 // BlockPosition i; or, where weights are stored in 1 x 4 blocks, 128: bit 16 * j + r for inputs
-// 4 * j .. 4 * j + 3 of row r.
+// 4 * j .. 4 * j + 3 of row r. Two 4-bit codes share a byte: those of units 0 .. 3 are the low
+// halves of the bytes, from the first on, those of units 4 .. 7 the high halves; as many bytes as
+// the longer of both takes. So no unit begins in the middle of a byte.
 #ifndef HARROW_FORMATS_MASK_CODEC_H_
 #define HARROW_FORMATS_MASK_CODEC_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -65,10 +68,11 @@ inline void AppendMask(const WeightSpec& spec, const BlockMask& mask, std::vecto
   out->insert(out->end(), bytes, bytes + MaskBytes(spec));
 }
 
-// Set bits of the 512. SWAR, because a plain build has no popcount instruction.
-inline int64_t CountBits(const BlockMask& mask) {
+// Set bits of `count` of the words. SWAR, because a plain build has no popcount instruction.
+inline int64_t CountWords(const uint64_t* words, int count) {
   uint64_t bytes = 0;
-  for (const uint64_t word : mask.words) {
+  for (int i = 0; i < count; ++i) {
+    const uint64_t word = words[i];
     uint64_t x = word - (word >> 1 & 0x5555555555555555u);
     x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
     bytes += (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
@@ -76,8 +80,23 @@ inline int64_t CountBits(const BlockMask& mask) {
   const uint64_t halves = (bytes & 0x00ff00ff00ff00ffu) + (bytes >> 8 & 0x00ff00ff00ff00ffu);
   return static_cast<int64_t>(halves * 0x0001000100010001u >> 48);
 }
+// Of the 512, and of those of units 0 .. 3.
+inline int64_t CountBits(const BlockMask& mask) {
+  return CountWords(mask.words, 8);
+}
+inline int64_t CountLowBits(const BlockMask& mask) {
+  return CountWords(mask.words, 4);
+}
 
-// Appends the mask and the codes that it names; the rest of a last half byte is 0.
+// Bytes of the codes of a mask's weights.
+inline int64_t MaskedCodeBytes(ValueType values, const BlockMask& mask) {
+  const int64_t count = CountBits(mask);
+  if (CodeBits(values) != 4) return CodeBytes(values, count);
+  const int64_t low = CountLowBits(mask);
+  return std::max(low, count - low);
+}
+
+// Appends the mask and the codes that it names; halves that no code takes are 0.
 inline void EncodeMasked(const WeightSpec& spec, const BlockMask& mask, const uint16_t* codes,
                          std::vector<std::byte>* out) {
   const ValueType values = spec.values;
@@ -90,10 +109,17 @@ inline void EncodeMasked(const WeightSpec& spec, const BlockMask& mask, const ui
     bytes += mask.Bit(i) ? width : 0;
   }
   if (CodeBits(values) == 4) {
-    stored[bytes] = std::byte{0};
-    bytes = (bytes + 1) / 2;
-    for (size_t i = 0; i < bytes; ++i)
-      stored[i] = stored[2 * i] | stored[2 * i + 1] << 4;
+    const size_t low = static_cast<size_t>(CountLowBits(mask));
+    std::byte halves[kBlockWeights / 2] = {};
+    for (size_t i = 0; i < bytes; ++i) {
+      if (i < low) {
+        halves[i] |= stored[i];
+      } else {
+        halves[i - low] |= stored[i] << 4;
+      }
+    }
+    bytes = std::max(low, bytes - low);
+    std::memcpy(stored, halves, bytes);
   }
   AppendMask(spec, mask, out);
   out->insert(out->end(), stored, stored + bytes);
@@ -105,12 +131,14 @@ inline const std::byte* DecodeMasked(const WeightSpec& spec, const std::byte* in
   const ValueType values = spec.values;
   const BlockMask mask = LoadMask(spec, in);
   const int64_t count = CountBits(mask);
+  const int64_t low = CountLowBits(mask);
   in += MaskBytes(spec);
   uint16_t stored[kBlockWeights + 1];
   for (int64_t i = 0; i < count; ++i) {
     switch (CodeBits(values)) {
       case 4:
-        stored[i] = static_cast<uint16_t>(static_cast<int>(in[i / 2]) >> (i % 2 * 4) & 0xf);
+        stored[i] = static_cast<uint16_t>(i < low ? static_cast<int>(in[i]) & 0xf
+                                                  : static_cast<int>(in[i - low]) >> 4);
         break;
       case 8: stored[i] = static_cast<uint16_t>(in[i]); break;
       default: std::memcpy(&stored[i], in + 2 * i, 2);
@@ -125,24 +153,26 @@ inline const std::byte* DecodeMasked(const WeightSpec& spec, const std::byte* in
     codes[i] = bit ? stored[next] : zeros[BlockLane(i, cell)];
     next += bit ? 1 : 0;
   }
-  return in + CodeBytes(values, count);
+  return in + MaskedCodeBytes(values, mask);
 }
 
-// Of the block at `in`, whose mask has `stored` bits and whose codes are all there. A padding half
-// byte that is not 0 counts as invalid.
-inline CodeCount CountMasked(const WeightSpec& spec, const std::byte* in, int64_t stored,
+// Of the block at `in`, whose codes are all there. A half that no code takes and that is not 0
+// counts as invalid.
+inline CodeCount CountMasked(const WeightSpec& spec, const std::byte* in, const BlockMask& mask,
                              const uint16_t* zeros) {
   const ValueType values = spec.values;
+  const int64_t stored = CountBits(mask);
+  const std::byte* halves = in + MaskBytes(spec);
+  if (CodeBits(values) != 4) return CountCodes(values, halves, stored);
   CodeCount count;
-  if (values == ValueType::kU4) {
-    uint16_t codes[kBlockWeights];
-    DecodeMasked(spec, in, zeros, codes);
-    count.zeros = stored - CountBlock(codes, zeros, values, kPanelRows, kBlockCols).nonzeros;
-  } else {
-    count = CountCodes(values, in + MaskBytes(spec), stored);
-  }
-  if (CodeBits(values) == 4 && stored % 2 != 0)
-    count.invalid += static_cast<int>(in[MaskBytes(spec) + stored / 2]) > 0xf;
+  uint16_t codes[kBlockWeights];
+  DecodeMasked(spec, in, zeros, codes);
+  count.zeros = stored - CountBlock(codes, zeros, values, kPanelRows, kBlockCols).nonzeros;
+  const int64_t low = CountLowBits(mask);
+  for (int64_t i = low; i < stored - low; ++i)
+    count.invalid += (static_cast<int>(halves[i]) & 0xf) != 0;
+  for (int64_t i = stored - low; i < low; ++i)
+    count.invalid += static_cast<int>(halves[i]) > 0xf;
   return count;
 }
 

@@ -95,8 +95,9 @@ struct NmCodec {
     const int64_t stored = kBlockWeights / spec.of_m * spec.keep_n;
     const int64_t bytes = BlockStride(spec);
     if (available < static_cast<uint64_t>(bytes)) return -1;
-    if (!HasExactCounts(spec, LoadMask(spec, in))) return -1;
-    const CodeCount count = CountMasked(spec, in, stored, zeros);
+    const BlockMask mask = LoadMask(spec, in);
+    if (!HasExactCounts(spec, mask)) return -1;
+    const CodeCount count = CountMasked(spec, in, mask, zeros);
     if (count.invalid > 0) return -1;
     *nonzeros += stored - count.zeros;
     return bytes;
@@ -129,6 +130,7 @@ std::optional<WeightSpec> SuitNm(const WeightSpec& wanted) {
   spec.group = wanted.group;
   spec.keep_n = wanted.keep_n;
   spec.of_m = wanted.of_m;
+  if (!ValidateSpec(spec).ok()) return std::nullopt;
   return spec;
 }
 

@@ -1,6 +1,7 @@
 #include "kernels/linear.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -349,8 +350,15 @@ double StoredDensity(const LinearWeight& weight) {
   const uint64_t least = ops.analyze(spec, weight.rows, weight.cols, 0);
   const uint64_t most = ops.analyze(spec, weight.rows, weight.cols, count);
   if (most <= least) return 1;
-  const double stored = static_cast<double>(weight.data.size()) - static_cast<double>(least);
-  return std::clamp(stored / static_cast<double>(most - least), 0.0, 1.0);
+  const double slope = static_cast<double>(most - least);
+  const double bytes = static_cast<double>(weight.data.size());
+  const double density = std::clamp((bytes - static_cast<double>(least)) / slope, 0.0, 1.0);
+  if (spec.format == FormatId::kIndex) return density;  // its bytes are too far from a line
+  // Bytes are nearly a line: one step from where it would put this density.
+  const int64_t nonzeros = std::llround(density * static_cast<double>(count));
+  const double expected =
+      static_cast<double>(ops.analyze(spec, weight.rows, weight.cols, nonzeros));
+  return std::clamp(density + (bytes - expected) / slope, 0.0, 1.0);
 }
 
 Status SetKernelChoices(std::span<const KernelChoice> choices) {

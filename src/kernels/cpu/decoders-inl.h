@@ -39,15 +39,13 @@ struct MaskedBlocks {
     __asm__("" : "+r"(word));
     return word;
   }
-  static HARROW_INLINE uint64_t ByteOf(uint64_t code) {
-    return kCodeBits == 4 ? code / 2 : code * (kCodeBits / 8);
+  HARROW_INLINE const std::byte* Codes() const {
+    return block + kMaskBytes + passed * (kCodeBits / 8);
   }
-  HARROW_INLINE const std::byte* Codes() const { return block + kMaskBytes + ByteOf(passed); }
   // Goes behind the codes of `mask`.
   HARROW_INLINE void Pass(uint64_t mask, bool last) {
     passed += static_cast<uint64_t>(__builtin_popcountll(mask));
-    if (!kFixedStride && last)
-      next = block + kMaskBytes + ByteOf(kCodeBits == 4 ? passed + 1 : passed);
+    if (!kFixedStride && last) next = Codes();
   }
 };
 
@@ -182,9 +180,10 @@ struct PlainI8 {
   HARROW_INLINE UnitI8 Next(int u) { return LoadI8(block + 64 * u); }
 };
 
-// A weight that is not stored must count as its row's zero point.
+// Units 0 .. 3 are in the low halves of the bytes, 4 .. 7 in the high ones: to `passed` a code is a
+// byte. A weight that is not stored must count as its row's zero point.
 template <bool kFixedStride, bool kHasZeros>
-struct MaskedI4 : MaskedBlocks<4, kFixedStride> {
+struct MaskedI4 : MaskedBlocks<8, kFixedStride> {
   static constexpr int kUnits = 8;
   static constexpr bool kPairs = true;
   static constexpr bool kAhead = true;
@@ -192,23 +191,31 @@ struct MaskedI4 : MaskedBlocks<4, kFixedStride> {
   static constexpr float kFactor = 16;
   static constexpr bool kZeros = kHasZeros;
   Background4<kHasZeros> background;
+  uint64_t low;  // codes of units 0 .. 3
 
   HARROW_INLINE void Begin(const std::byte* in, int64_t block_stride) {
     this->BeginAt(in, block_stride);
     background = MakeBackground4<kHasZeros>();
   }
   HARROW_INLINE void BeginGroup(I zeros) { background = BackgroundOfLanes(zeros); }
-  // Two units' codes are at most one line; the mask is another.
+  // The high halves are in the lines of the low ones; the mask is another.
   HARROW_INLINE void Fetch(int u, int64_t distance) const {
     if (u == 0) FetchLater(this->block, distance);
-    if (u % 2 == 0) FetchLater(this->Codes(), distance);
+    if (u < 4) FetchLater(this->Codes(), distance);
   }
   HARROW_INLINE UnitI8 Next(int u) {
     const uint64_t mask = this->template Mask<uint64_t>(u);
+    if (u == 4) {
+      low = this->passed;
+      this->passed = 0;
+    }
     const std::byte* codes = this->Codes();
-    const uint64_t odd = this->passed % 2;
-    this->Pass(mask, u == kUnits - 1);
-    return ExpandI4(background, codes, odd, mask);
+    this->Pass(mask, false);
+    if (!kFixedStride && u == kUnits - 1) {
+      const uint64_t high = this->passed;
+      this->next = this->block + kMaskBytes + (low < high ? high : low);
+    }
+    return u < 4 ? ExpandLowI4(background, codes, mask) : ExpandHighI4(background, codes, mask);
   }
 };
 

@@ -403,26 +403,19 @@ HARROW_INLINE Background4<true> BackgroundOfLanes(I zeros) {
   return {{_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1),
            _mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)}};
 }
-// Eight 4-bit codes, of which the first is number `at` from p on.
-HARROW_INLINE uint32_t EightCodes(const void* p, uint64_t at) {
-  uint64_t bits;
-  __builtin_memcpy(&bits, After(p, static_cast<int64_t>(at / 2)), sizeof(bits));
-  return static_cast<uint32_t>(bits >> (at % 2 * 4));
-}
-// Expands by 8 + 8 codes.
-template <bool kHasZeros>
-HARROW_INLINE __m128i ExpandHalfBytes(const Background4<kHasZeros>& b, int part, const void* p,
-                                      uint64_t* at, uint32_t mask) {
+// 8 + 8 codes in the high halves of bytes at p and behind the first `low` of them.
+template <bool kHasZeros, bool kHigh>
+HARROW_INLINE __m128i ExpandSixteenI4(const Background4<kHasZeros>& b, int part, const uint8_t** p,
+                                      uint32_t mask) {
   const uint32_t low = mask & 0xff;
   const uint32_t high = mask >> 8;
-  const uint64_t middle = *at + static_cast<uint64_t>(__builtin_popcount(low));
-  const uint64_t both = EightCodes(p, *at) | uint64_t{EightCodes(p, middle)} << 32;
-  *at = middle + static_cast<uint64_t>(__builtin_popcount(high));
-  // Each byte becomes a word; its halves become the high halves of the word's bytes.
-  const __m128i words = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(static_cast<int64_t>(both)));
-  const __m128i shifted = _mm_or_si128(_mm_slli_epi16(words, 4), _mm_slli_epi16(words, 8));
-  const __m128i codes = _mm_xor_si128(
-      _mm_and_si128(shifted, _mm_set1_epi8(static_cast<char>(0xf0))), _mm_set1_epi8(-128));
+  const __m128i first = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(*p));
+  *p += __builtin_popcount(low);
+  __m128i both = _mm_unpacklo_epi64(first, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(*p)));
+  *p += __builtin_popcount(high);
+  if constexpr (!kHigh) both = _mm_slli_epi16(both, 4);
+  const __m128i codes = _mm_xor_si128(_mm_and_si128(both, _mm_set1_epi8(static_cast<char>(0xf0))),
+                                      _mm_set1_epi8(-128));
   const __m128i shuffle = PairOfShuffles(low, high);
   const __m128i expanded = _mm_shuffle_epi8(codes, shuffle);
   if constexpr (kHasZeros) {
@@ -431,16 +424,24 @@ HARROW_INLINE __m128i ExpandHalfBytes(const Background4<kHasZeros>& b, int part,
     return expanded;
   }
 }
-// Consecutive 4-bit codes from the low (odd = 0) or high half of the byte at p on.
-template <bool kHasZeros>
-HARROW_INLINE UnitI8 ExpandI4(const Background4<kHasZeros>& b, const void* p, uint64_t odd,
-                              uint64_t mask) {
-  uint64_t at = odd;
-  const __m128i w0 = ExpandHalfBytes(b, 0, p, &at, mask & 0xffff);
-  const __m128i w1 = ExpandHalfBytes(b, 1, p, &at, mask >> 16 & 0xffff);
-  const __m128i w2 = ExpandHalfBytes(b, 2, p, &at, mask >> 32 & 0xffff);
-  const __m128i w3 = ExpandHalfBytes(b, 3, p, &at, static_cast<uint32_t>(mask >> 48));
+// 4-bit codes of consecutive bytes at p, from their low or high halves.
+template <bool kHigh, bool kHasZeros>
+HARROW_INLINE UnitI8 ExpandHalvesI4(const Background4<kHasZeros>& b, const void* p, uint64_t mask) {
+  const uint8_t* at = static_cast<const uint8_t*>(p);
+  const __m128i w0 = ExpandSixteenI4<kHasZeros, kHigh>(b, 0, &at, mask & 0xffff);
+  const __m128i w1 = ExpandSixteenI4<kHasZeros, kHigh>(b, 1, &at, mask >> 16 & 0xffff);
+  const __m128i w2 = ExpandSixteenI4<kHasZeros, kHigh>(b, 2, &at, mask >> 32 & 0xffff);
+  const __m128i w3 =
+      ExpandSixteenI4<kHasZeros, kHigh>(b, 3, &at, static_cast<uint32_t>(mask >> 48));
   return {_mm256_set_m128i(w1, w0), _mm256_set_m128i(w3, w2)};
+}
+template <bool kHasZeros>
+HARROW_INLINE UnitI8 ExpandLowI4(const Background4<kHasZeros>& b, const void* p, uint64_t mask) {
+  return ExpandHalvesI4<false>(b, p, mask);
+}
+template <bool kHasZeros>
+HARROW_INLINE UnitI8 ExpandHighI4(const Background4<kHasZeros>& b, const void* p, uint64_t mask) {
+  return ExpandHalvesI4<true>(b, p, mask);
 }
 
 // ---- passing over empty cells

@@ -367,18 +367,12 @@ HARROW_INLINE Background MakeBackground4() {
 HARROW_INLINE Background BackgroundOfLanes(I zeros) {
   return {Pinned(_mm512_mullo_epi32(zeros, _mm512_set1_epi32(0x10101010)))};
 }
-// Consecutive 4-bit codes from the low (odd = 0) or high half of the byte at p on. A shift of every
-// eight bytes puts each of eight codes into the high half of its byte.
-constexpr uint64_t kShifts[2] = {0x1814100c0804003c, 0x1c1814100c080400};
-HARROW_INLINE UnitI8 ExpandI4(Background b, const void* p, uint64_t odd, uint64_t mask) {
-  const __m512i four_of_eight = _mm512_set_epi64(
-      0x232221201f1e1d1c, 0x1f1e1d1c1b1a1918, 0x1b1a191817161514, 0x1716151413121110,
-      0x131211100f0e0d0c, 0x0f0e0d0c0b0a0908, 0x0b0a090807060504, 0x0706050403020100);
-  const __m512i spread = _mm512_permutexvar_epi8(four_of_eight, _mm512_loadu_si512(p));
-  const __m512i codes =
-      _mm512_multishift_epi64_epi8(_mm512_set1_epi64(static_cast<int64_t>(kShifts[odd])), spread);
-  return _mm512_mask_expand_epi8(
-      b.value, mask, _mm512_and_si512(codes, _mm512_set1_epi8(static_cast<char>(0xf0))));
+// 4-bit codes of consecutive bytes at p, from their low or high halves.
+HARROW_INLINE UnitI8 ExpandLowI4(Background b, const void* p, uint64_t mask) {
+  return _mm512_mask_expand_epi8(b.value, mask, LoadLowI4(p));
+}
+HARROW_INLINE UnitI8 ExpandHighI4(Background b, const void* p, uint64_t mask) {
+  return _mm512_mask_expand_epi8(b.value, mask, LoadHighI4(p));
 }
 
 // ---- passing over empty cells
