@@ -42,7 +42,8 @@ TEST(StorageTest, TheSmallestFormatThatSuits) {
   EXPECT_EQ(Stored(Nm(2, 5), std::nullopt, 0.4), "bitmask-bf16");
   EXPECT_EQ(Stored(Blocks(16, 1), std::nullopt, 0.7), "bitmask-bf16");  // 16x1 loses in prefill
   EXPECT_EQ(Stored(Blocks(16, 1), std::nullopt, 0.5), "block-bf16 16x1");
-  EXPECT_EQ(Stored(Blocks(32, 2), ValueType::kI8, 0.5), "block-i8/64 16x1");
+  EXPECT_EQ(Stored(Blocks(32, 2), ValueType::kI8, 0.5), "bitmask-i8/64");  // and with few tokens
+  EXPECT_EQ(Stored(Blocks(32, 2), ValueType::kI8, 0.3), "block-i8/64 16x1");
   EXPECT_EQ(Stored(Blocks(16, 4), ValueType::kI8, 0.5), "block-i8/64 16x4");
   EXPECT_EQ(Stored(Blocks(32, 32), ValueType::kI8, 0.2), "block-i8/64 16x16");
   EXPECT_EQ(Stored(Blocks(4, 4), ValueType::kI8, 0.2), "bitmask-i8/64 1x4");

@@ -226,7 +226,9 @@ uint64_t AnalyzeWeight(const WeightSpec& spec, int64_t rows, int64_t cols, int64
 }
 
 bool WorthStoring(const WeightSpec& sparse, uint64_t sparse_bytes, uint64_t dense_bytes) {
-  const double share = sparse.block_cols == 1 ? 0.6 : 0.95;
+  double share = 0.95;
+  if (sparse.format == FormatId::kIndex) share = 0.6;
+  if (sparse.block_cols == 1) share = IsQuantized(sparse.values) ? 0.4 : 0.6;
   return static_cast<double>(sparse_bytes) <= share * static_cast<double>(dense_bytes);
 }
 

@@ -183,7 +183,7 @@ int64_t FetchDistance(const LinearWeight& weight, int64_t m) {
   if (spec.format == FormatId::kIndex) return m <= 4 ? 0 : kFar;
   const bool masked = spec.format == FormatId::kBitmask || spec.format == FormatId::kNm;
   const bool four_bits = spec.values == ValueType::kI4 || spec.values == ValueType::kU4;
-  const int64_t decoding = (masked ? 4 : 0) + (four_bits ? masked ? 2 : 1 : 0);
+  const int64_t decoding = masked ? four_bits ? 3 : 4 : four_bits ? 1 : 0;
   const bool single = spec.values == ValueType::kF32 || spec.values == ValueType::kF16;
   const int64_t unit = single ? kPanelRows : kPanelRows * CellOf(spec.values);
   const double units = static_cast<double>(weight.rows * weight.cols / unit);

@@ -44,14 +44,29 @@ HARROW_INLINE uint64_t IndexWord(const std::byte* index, int64_t i) {
   __builtin_memcpy(&word, index + 8 * i, sizeof(word));
   return word;
 }
-// The bits of 16x1 blocks [col, col + 32).
+// The bits of blocks [col, col + 32); col is a multiple of 8.
 HARROW_INLINE uint32_t IndexBits(const std::byte* index, int64_t col) {
   uint32_t bits;
   __builtin_memcpy(&bits, index + col / 8, sizeof(bits));
   return bits;
 }
 
-// For blocks of whole units, kUnits of them.
+// For blocks of one unit. Runs are whole bytes of the index.
+void ListUnits(const BlockGeometry& b, const std::byte* index, StoredUnits* s) noexcept {
+  uint32_t* next = s->places;
+  const int64_t run_blocks = b.run / b.block_cols;
+  for (int64_t run = 0; run < b.runs; ++run) {
+    const int64_t end = (run + 1) * run_blocks < b.bits ? (run + 1) * run_blocks : b.bits;
+    for (int64_t block = run * run_blocks; block < end; block += 32) {
+      uint32_t bits = IndexBits(index, block);
+      if (end - block < 32) bits &= (1u << (end - block)) - 1;
+      next = AppendSetBits(next, static_cast<uint32_t>(block), bits);
+    }
+    s->run_ends[run] = static_cast<uint32_t>(next - s->places);
+  }
+}
+
+// For blocks of several units, kUnits of them.
 template <int kUnits>
 void ListPlaces(const BlockGeometry& b, const std::byte* index, StoredUnits* s) noexcept {
   uint32_t* next = s->places;
@@ -120,38 +135,40 @@ HARROW_INLINE void CompressX(const StoredUnits& s, const std::byte* x) {
   }
 }
 
-// x of the slots of a unit for 16 * kVectors tokens, from [input][token], `kInputBytes` each: 4
-// (one input a cell), 2 or 1.
-template <int kInputBytes, int kVectors>
+// x of the slots of a unit for kTokens tokens (8, 16 or 32), from [input][token], `kInputBytes`
+// each: 4 (one input a cell), 2 or 1.
+template <int kInputBytes, int kTokens>
 HARROW_INLINE void GatherUnit(const std::byte* x, const uint32_t* columns, std::byte* out) {
-  constexpr int64_t kStride = kPanelRows * kVectors * kInputBytes;
+  constexpr int64_t kStride = kTokens * kInputBytes;
   if constexpr (kInputBytes == 4) {
     __builtin_memcpy(out, x + columns[0] * kStride, kStride);
     __builtin_memcpy(out + kStride, x + columns[1] * kStride, kStride);
   } else if constexpr (kInputBytes == 2) {
-    InterleaveWords<kVectors>(x + columns[0] * kStride, x + columns[1] * kStride, out);
+    InterleaveWords<kTokens>(x + columns[0] * kStride, x + columns[1] * kStride, out);
   } else {
-    InterleaveBytes<kVectors>(x + columns[0] * kStride, x + columns[1] * kStride,
-                              x + columns[2] * kStride, x + columns[3] * kStride, out);
+    InterleaveBytes<kTokens>(x + columns[0] * kStride, x + columns[1] * kStride,
+                             x + columns[2] * kStride, x + columns[3] * kStride, out);
   }
 }
-template <int kInputBytes, int kVectors>
+template <int kInputBytes, int kTokens>
 void GatherX(const StoredUnits& s, const std::byte* x) noexcept {
   constexpr int kSlots = kInputBytes == 1 ? 4 : 2;
-  constexpr int64_t kXBytes = kSlots * kInputBytes * kPanelRows * kVectors;
+  constexpr int64_t kXBytes = kSlots * kInputBytes * kTokens;
   const int64_t units = s.run_ends[s.runs - 1];
   for (int64_t u = 0; u < units; ++u)
-    GatherUnit<kInputBytes, kVectors>(x, s.columns + u * kSlots, s.gathered + u * kXBytes);
+    GatherUnit<kInputBytes, kTokens>(x, s.columns + u * kSlots, s.gathered + u * kXBytes);
 }
 // For 16x1: fills s.gathered with what the units of s need of x, whose inputs have `tokens` tokens.
 template <int kInputBytes>
 HARROW_INLINE void Gather(const StoredUnits& s, const std::byte* x, int64_t tokens) {
   if (tokens == 1) {
     CompressX<kInputBytes>(s, x);
-  } else if (tokens == kPanelRows) {
-    GatherX<kInputBytes, 1>(s, x);
+  } else if (tokens == 8) {
+    GatherX<kInputBytes, 8>(s, x);
+  } else if (tokens == 16) {
+    GatherX<kInputBytes, 16>(s, x);
   } else {
-    GatherX<kInputBytes, 2>(s, x);
+    GatherX<kInputBytes, 32>(s, x);
   }
 }
 
@@ -315,8 +332,10 @@ HARROW_INLINE BlocksFn BlocksOf(int64_t tokens, bool even, bool offsets_known) {
   }
 }
 
-// Tokens of a tile of 16x1: what one gathering serves.
-constexpr int kGatherTokens = 2 * kPanelRows;
+// The most tokens of a tile of 16x1: what one gathering serves. Tiles are of 8, 16 or 32: with few
+// tokens gathering is most of the work, and x and what is gathered of it should stay in first-level
+// cache.
+constexpr int kGatherTokens = 32;
 
 // x for block weights: of 16x1 by inputs, so that gathering copies whole vectors of tokens.
 XFormat BlocksX(XElement element, int32_t group, int32_t block_cols, int64_t m, int tokens) {
@@ -325,7 +344,11 @@ XFormat BlocksX(XElement element, int32_t group, int32_t block_cols, int64_t m, 
   format.group = group;
   const bool gathers = block_cols == 1 && m > 1;
   format.layout = gathers ? XLayout::kInputs : XLayout::kCells;
-  format.block_tokens = !gathers ? tokens : m <= kPanelRows ? kPanelRows : kGatherTokens;
+  format.block_tokens = tokens;
+  if (gathers) {
+    format.tile_multiple = m <= 8 ? 8 : 16;
+    format.block_tokens = m <= 16 ? format.tile_multiple : kGatherTokens;
+  }
   return format;
 }
 XFormat LinearBlockBf16X(const WeightSpec& spec, int64_t m) {
@@ -375,7 +398,7 @@ HARROW_INLINE StoredUnits ListsIn(std::byte* scratch, const BlockGeometry& b, in
 template <int kSlots>
 HARROW_INLINE ListFn ListOf(int64_t block_cols, int64_t tokens) {
   if (block_cols == 16) return &ListPlaces<16 / kSlots>;
-  if (block_cols == 4) return &ListPlaces<4 / kSlots>;
+  if (block_cols == 4) return kSlots == 4 ? &ListUnits : &ListPlaces<4 / kSlots>;
   return tokens > 1 ? &ListColumns<kSlots> : &CountColumns<kSlots>;
 }
 

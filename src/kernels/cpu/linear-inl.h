@@ -59,7 +59,7 @@ struct MathBf16 {
   static HARROW_INLINE F Step(F acc, F w, F x) { return DotBf16(acc, AsUnit(w), AsUnit(x)); }
   // A panel unit times the cells at `x` of `tokens` tokens.
   static HARROW_INLINE F StepUnit(F acc, Unit w, const std::byte* x, int, int token) {
-    return DotBf16(acc, w, AsUnit(BroadcastF(x + 4 * token)));
+    return DotBf16Cell(acc, w, x + 4 * token);
   }
   static HARROW_INLINE void StoreExpanded(std::byte* out, Unit w) { StoreUnit(out, w); }
 };

@@ -1,6 +1,8 @@
 // The AVX2 twin of avx512-inl.h: the same operations on pairs of 32-byte registers. Included inside
 // the tier's namespace and target region, after simd/expand_tables.h.
 
+#include "kernels/cpu/simd/sse-inl.h"
+
 struct F {
   __m256 a, b;
 };
@@ -352,21 +354,18 @@ HARROW_INLINE void CompressInputs(const std::byte* x, uint32_t bits, std::byte* 
   }
 }
 
-template <int kVectors>
+template <int kTokens>
 HARROW_INLINE void InterleaveWords(const std::byte* a, const std::byte* b, std::byte* out) {
 #pragma GCC unroll 4
-  for (int i = 0; i < 2 * kVectors; ++i) {
-    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a) + i);
-    const __m128i y = _mm_loadu_si128(reinterpret_cast<const __m128i*>(b) + i);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out) + 2 * i, _mm_unpacklo_epi16(x, y));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out) + 2 * i + 1, _mm_unpackhi_epi16(x, y));
-  }
+  for (int i = 0; i < kTokens / 8; ++i)
+    InterleaveEightWords(a + 16 * i, b + 16 * i, out + 32 * i);
 }
-template <int kVectors>
+template <int kTokens>
 HARROW_INLINE void InterleaveBytes(const std::byte* a, const std::byte* b, const std::byte* c,
                                    const std::byte* d, std::byte* out) {
+  if constexpr (kTokens == 8) return InterleaveEightBytes(a, b, c, d, out);
 #pragma GCC unroll 2
-  for (int i = 0; i < kVectors; ++i) {
+  for (int i = 0; i < kTokens / 16; ++i) {
     const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a) + i);
     const __m128i y = _mm_loadu_si128(reinterpret_cast<const __m128i*>(b) + i);
     const __m128i z = _mm_loadu_si128(reinterpret_cast<const __m128i*>(c) + i);

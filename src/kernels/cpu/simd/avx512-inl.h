@@ -3,6 +3,8 @@
 //
 // F and I are 16 lanes of float32 and int32; Unit is 64 bytes of weight codes (formats/panel.h).
 
+#include "kernels/cpu/simd/sse-inl.h"
+
 using F = __m512;
 using I = __m512i;
 using Unit = __m512i;
@@ -159,6 +161,14 @@ HARROW_INLINE F OddBf16(Unit w) {
 HARROW_INLINE F DotBf16(F acc, Unit w, Unit x) {
   return _mm512_dpbf16_ps(acc, (__m512bh)w, (__m512bh)x);
 }
+// The same; x is in memory. GCC would broadcast it by an instruction of its own.
+HARROW_INLINE F DotBf16Cell(F acc, Unit w, const std::byte* x) {
+  using Cell __attribute__((may_alias, aligned(1))) = int32_t;
+  __asm__("vdpbf16ps %2%{1to16%}, %1, %0"
+          : "+v"(acc)
+          : "v"(w), "m"(*reinterpret_cast<const Cell*>(x)));
+  return acc;
+}
 #endif
 
 // The same value, of which the compiler knows nothing more.
@@ -308,13 +318,14 @@ HARROW_INLINE void CompressInputs(const std::byte* x, uint32_t bits, std::byte* 
     _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(high, _mm512_loadu_si512(x + 64)));
   }
 }
-// The cells of 16 * kVectors tokens from those tokens of two inputs of 2 bytes at a and b.
-template <int kVectors>
+// The cells of kTokens (8, 16 or 32) tokens from those tokens of two inputs of 2 bytes at a and b.
+template <int kTokens>
 HARROW_INLINE void InterleaveWords(const std::byte* a, const std::byte* b, std::byte* out) {
+  if constexpr (kTokens == 8) return InterleaveEightWords(a, b, out);
   const __m512i even_odd =
       _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
                        37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-  if constexpr (kVectors == 1) {
+  if constexpr (kTokens == 16) {
     const __m512i low =
         _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a)));
     const __m512i high =
@@ -329,15 +340,16 @@ HARROW_INLINE void InterleaveWords(const std::byte* a, const std::byte* b, std::
   }
 }
 // Of four inputs of a byte.
-template <int kVectors>
+template <int kTokens>
 HARROW_INLINE void InterleaveBytes(const std::byte* a, const std::byte* b, const std::byte* c,
                                    const std::byte* d, std::byte* out) {
+  if constexpr (kTokens == 8) return InterleaveEightBytes(a, b, c, d, out);
   // Byte t of each of four 16-byte lanes.
   const __m512i of_lanes =
       _mm512_set_epi32(0x3f2f1f0f, 0x3e2e1e0e, 0x3d2d1d0d, 0x3c2c1c0c, 0x3b2b1b0b, 0x3a2a1a0a,
                        0x39291909, 0x38281808, 0x37271707, 0x36261606, 0x35251505, 0x34241404,
                        0x33231303, 0x32221202, 0x31211101, 0x30201000);
-  if constexpr (kVectors == 1) {
+  if constexpr (kTokens == 16) {
     __m512i all = _mm512_zextsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(a)));
     all = _mm512_inserti32x4(all, _mm_loadu_si128(reinterpret_cast<const __m128i*>(b)), 1);
     all = _mm512_inserti32x4(all, _mm_loadu_si128(reinterpret_cast<const __m128i*>(c)), 2);
