@@ -123,7 +123,7 @@ uint64_t AnalyzeWeight(const WeightSpec& spec, int64_t rows, int64_t cols, int64
 // Whether a weight of so many bytes in a sparse format is to be stored in place of a dense one (law
 // 1: never slower than dense): where it saves a twentieth, because less is lost again to its
 // instructions; as index two fifths; in blocks of 16x1, which gather x, two fifths, with quantized
-// values three fifths (docs/decisions/046-block-kernels.md, 049-many-tokens.md).
+// values three fifths (docs/decisions/046-block-kernels.md, 049-two-processors.md).
 bool WorthStoring(const WeightSpec& sparse, uint64_t sparse_bytes, uint64_t dense_bytes);
 //
 // Packs W as `reader` supplies it. Quantized values are rounded to the nearest code of `grid`,
