@@ -8,8 +8,8 @@
 namespace harrow {
 
 // Reads all of `words` once, front to back, and returns their bitwise or (so that the reads cannot
-// be left out). It asks 12 KiB ahead where the hardware's prefetcher alone is slower (Zen 5: 32 GB/s
-// a thread where 39 are there), as kernels do: a slower probe would flatter them.
+// be left out). It asks 12 KiB ahead where the hardware's prefetcher alone is slower (Zen 5: 32
+// GB/s a thread where 39 are there), as kernels do: a slower probe would flatter them.
 uint64_t ReadStream(std::span<const uint64_t> words) noexcept;
 
 }  // namespace harrow
