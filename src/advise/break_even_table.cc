@@ -81,8 +81,7 @@ std::string BreakEvenMarkdown(const MachineProfile& profile) {
       "over more than 10 %, or the ratio of median times is another by as much: the figure may be "
       "far off. Dense rows:\nagainst the fastest of several dense kernels, `~` by their own times. "
       "(In parentheses): not enough smaller than dense\n(a twentieth; two fifths for index and "
-      "bf16 "
-      "16x1, three fifths for i8 16x1): stored so only by name.\n\n";
+      "bf16 16x1, three fifths for i8 16x1): stored so only by name.\n\n";
   text +=
       fmt::format("{} cells; of {} that are stored so, {} below 0.95, of those {} below 0.88.\n\n",
                   profile.break_even.size(), counted, below_goal, below_floor);

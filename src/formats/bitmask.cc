@@ -1,5 +1,6 @@
 // kBitmask: the mask of a block, then the codes of its non-zero weights or 1x4 blocks.
 // docs/formats/bitmask.md
+#include <algorithm>
 #include <cmath>
 
 #include "formats/mask_codec.h"
@@ -10,14 +11,16 @@ namespace {
 struct BitmaskCodec {
   static uint64_t BlocksBytes(const WeightSpec& spec, int64_t count, int64_t nonzeros) {
     const int64_t masks = count * MaskBytes(spec);
+    if (count == 0) return 0;
     if (CodeBits(spec.values) != 4)
       return static_cast<uint64_t>(masks + CodeBytes(spec.values, nonzeros));
     // The longer of two halves of 256 weights, each stored with the same probability: their mean
     // and 1 / sqrt(pi) of their standard deviation (exact for the normal distribution).
     const double density =
-        static_cast<double>(nonzeros) / static_cast<double>(count * kBlockWeights);
+        std::min(1.0, static_cast<double>(nonzeros) / static_cast<double>(count * kBlockWeights));
     const double half = kBlockWeights / 2;
-    const double longer = half * density + 0.5642 * std::sqrt(half * density * (1 - density));
+    const double longer =
+        std::min(half, half * density + 0.5642 * std::sqrt(half * density * (1 - density)));
     return static_cast<uint64_t>(masks) +
            static_cast<uint64_t>(static_cast<double>(count) * longer);
   }

@@ -739,6 +739,28 @@ TEST_F(CorruptTest, Masks) {
   ExpectRejected("a weight in a padding column");
 }
 
+TEST_F(CorruptTest, HalvesThatNoCodeTakes) {
+  // 32 inputs are units 0 to 7 of a block: those of an odd row are high halves alone.
+  std::vector<float> w(32, 0.0f);
+  for (size_t i = 16; i < 32; ++i)
+    w[i] = 1;
+  for (const bool high : {true, false}) {
+    if (!high) std::rotate(w.begin(), w.begin() + 16, w.end());
+    weight_ = PackWeight(Spec("bitmask-i4/32"), 1, 32, w.data()).value();
+    bytes_.assign(weight_.data.begin(), weight_.data.end());
+    ASSERT_EQ(weight_.data.size(), 64u + 64 + 64 + 64 + 64);
+    weight_.owner = nullptr;
+    weight_.data = bytes_;
+    ASSERT_EQ(ValidateWeight(weight_).value(), 16);
+    for (const size_t i : {0u, 7u, 15u}) {
+      ASSERT_EQ(Byte(192 + i) & (high ? 0x0f : 0xf0), 0);
+      bytes_[192 + i] |= std::byte{static_cast<uint8_t>(high ? 0x01 : 0x10)};
+      ExpectRejected(high ? "a low half beside a high code" : "a high half beside a low code");
+      bytes_[192 + i] &= std::byte{static_cast<uint8_t>(high ? 0xf0 : 0x0f)};
+    }
+  }
+}
+
 TEST_F(CorruptTest, Values) {
   Pack("bitmask-bf16", 16, 32, 0.5);
   bytes_[PanelStart(0) + 64] = bytes_[PanelStart(0) + 65] = std::byte{0};

@@ -229,7 +229,6 @@ CodeCount CountCodes(ValueType values, const std::byte* in, int64_t count) {
         zeros = static_cast<uint16_t>(zeros + ((in[i] & kLow) == std::byte{8}));
         zeros = static_cast<uint16_t>(zeros + ((in[i] & kHigh) == std::byte{128}));
       }
-      if (count % 2 != 0) zeros += (in[count / 2] & kLow) == std::byte{8};
       break;
     }
     default:

@@ -68,7 +68,8 @@ BlockCount CountBlock(const uint16_t* codes, const uint16_t* zeros, ValueType va
                       int64_t cols);
 
 // Codes among `count` <= 512 values that mean 0, and that do not occur (i8: 0; bf16: -0, infinities
-// and NaN). Not for u4, where the row decides what means 0.
+// and NaN; halves of a block of 4-bit codes that no weight takes: not 0). Not for u4, where the row
+// decides what means 0; 4 bits: an even `count`.
 struct CodeCount {
   int64_t zeros = 0;
   int64_t invalid = 0;

@@ -28,8 +28,8 @@ Isa ActiveIsa();
 Status SetIsaLimit(Isa isa);
 
 // Whether this CPU's own prefetcher keeps a core busy with one stream from memory, so that software
-// should not ask for it as well (measured on Zen 4; not so on Zen 5). HARROW_PREFETCH=hardware or
-// =software overrides it (read once), for measurements.
+// should not ask for it as well (measured on Zen 4, and taken for Zen 3; not so on Zen 5).
+// HARROW_PREFETCH=hardware or =software overrides it (read once), for measurements.
 bool HardwarePrefetchSuffices();
 
 }  // namespace harrow

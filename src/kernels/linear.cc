@@ -353,8 +353,8 @@ double StoredDensity(const LinearWeight& weight) {
   const double slope = static_cast<double>(most - least);
   const double bytes = static_cast<double>(weight.data.size());
   const double density = std::clamp((bytes - static_cast<double>(least)) / slope, 0.0, 1.0);
-  if (spec.format == FormatId::kIndex) return density;  // its bytes are too far from a line
-  // Bytes are nearly a line: one step from where it would put this density.
+  if (spec.format != FormatId::kBitmask || CodeBits(spec.values) != 4) return density;
+  // Halves bend the line a little: one step from where it would put this density.
   const int64_t nonzeros = std::llround(density * static_cast<double>(count));
   const double expected =
       static_cast<double>(ops.analyze(spec, weight.rows, weight.cols, nonzeros));

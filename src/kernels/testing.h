@@ -73,6 +73,12 @@ inline std::vector<LinearCase> TestedCases(const WeightSpec& spec) {
   for (const int64_t m : kTokens) {
     if (m < 128) add(49, 1100, m);
   }
+  // Whole register blocks (4 panels, 2 panels) over several slices of inputs, with and without a
+  // cut-off panel at their end.
+  for (const int64_t m : {17, 25, 33, 48, 64}) {
+    add(112, 1100, m);
+    add(96, 1100, m);
+  }
   // More of x than block kernels take at a time.
   if (spec.format == FormatId::kBlock) add(17, 6300, 85);
   return cases;

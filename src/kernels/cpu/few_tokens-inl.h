@@ -64,6 +64,7 @@ void RowsKernel(const LinearTask& task) noexcept {
 // From 5 tokens on x costs more loads than W unless several rows share it, and the stream of W must
 // not wait for the arithmetic. Blocks of rows take T tokens at a time; a group of kGroupRows stays
 // in second-level cache for all token blocks, each of which asks for its share of the next group.
+// Where the distance is 0 they ask for lines that are loaded right away.
 
 constexpr int64_t kGroupRows = 12;  // a multiple of all BlockRows()
 constexpr int BlockRows(int tokens) {
