@@ -23,8 +23,10 @@ int64_t KeyByte(const KvLayout& layout, int64_t token, int64_t d) {
 
 int64_t ValueByte(const KvLayout& layout, int64_t token, int64_t d) {
   const int64_t n = layout.cell_values;
-  return layout.values_at + (token / n * layout.padded_dim + d) * kCellBytes +
-         token % n * (kCellBytes / n);
+  const int64_t begin = d / kValueTileDims * kValueTileDims;
+  const int64_t dims = std::min(kValueTileDims, layout.padded_dim - begin);
+  return layout.values_at + d / kValueTileDims * layout.value_tile_bytes +
+         (token / n * dims + d - begin) * kCellBytes + token % n * (kCellBytes / n);
 }
 
 float Scale(const KvLayout& layout, const std::byte* block, int64_t index) {
@@ -81,11 +83,19 @@ float RoundRow(const KvLayout& layout, const RoundingOps& ops, const float* x, s
   return scale;
 }
 
-// The elements at `row` to every 4 / sizeof(T)-th place from `to` on.
-template <class T>
-void Scatter(const std::byte* row, int64_t count, std::byte* to) {
-  for (int64_t d = 0; d < count; ++d)
-    std::memcpy(to + d * kCellBytes, row + d * static_cast<int64_t>(sizeof(T)), sizeof(T));
+// The elements at `row`, of type T, to where the values of `token` are. As wide as Stored, zeros
+// behind the element.
+template <class T, class Stored = T>
+void ScatterValue(const KvLayout& layout, const std::byte* row, int64_t token, std::byte* block) {
+  for (int64_t begin = 0; begin < layout.head_dim; begin += kValueTileDims) {
+    const int64_t dims = std::min<int64_t>(kValueTileDims, layout.head_dim - begin);
+    std::byte* to = block + ValueByte(layout, token, begin);
+    for (int64_t d = 0; d < dims; ++d, row += sizeof(T)) {
+      Stored value = 0;
+      std::memcpy(&value, row, sizeof(T));
+      std::memcpy(to + d * kCellBytes, &value, sizeof(Stored));
+    }
+  }
 }
 
 // `row` is scratch of key_cells cells.
@@ -97,20 +107,19 @@ void PackToken(const KvLayout& layout, const RoundingOps& ops, const float* key,
     std::memcpy(to + cell * kKvBlockTokens * kCellBytes, row + cell * kCellBytes, kCellBytes);
 
   const float value_scale = RoundRow(layout, ops, value, row);
-  to = block + ValueByte(layout, token, 0);
   switch (layout.type) {
-    case KvType::kF32: Scatter<float>(row, layout.head_dim, to); return;
+    case KvType::kF32: ScatterValue<float>(layout, row, token, block); return;
     case KvType::kBf16:
-      Scatter<uint16_t>(row, layout.head_dim, to);
       // The other half of a cell is multiplied by a weight of 0: it must not hold an old NaN.
       if (token % 2 == 0) {
-        for (int64_t d = 0; d < layout.head_dim; ++d)
-          std::memset(to + d * kCellBytes + sizeof(uint16_t), 0, sizeof(uint16_t));
+        ScatterValue<uint16_t, uint32_t>(layout, row, token, block);
+      } else {
+        ScatterValue<uint16_t>(layout, row, token, block);
       }
       return;
     case KvType::kI8: break;
   }
-  Scatter<uint8_t>(row, layout.head_dim, to);
+  ScatterValue<uint8_t>(layout, row, token, block);
   PutScale(layout, token, key_scale, block);
   PutScale(layout, kKvBlockTokens + token, value_scale, block);
 }
@@ -134,6 +143,7 @@ KvLayout::KvLayout(KvType element, int32_t dim) : type(element), head_dim(dim) {
   key_cells = (dim + cell_values - 1) / cell_values;
   padded_dim = (dim + kLanes - 1) / kLanes * kLanes;
   values_at = key_cells * kKvBlockTokens * kCellBytes;
+  value_tile_bytes = kKvBlockTokens / cell_values * kValueTileDims * kCellBytes;
   scales_at = values_at + kKvBlockTokens / cell_values * padded_dim * kCellBytes;
   block_bytes = scales_at;
   if (element == KvType::kI8)

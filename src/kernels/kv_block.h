@@ -21,23 +21,25 @@ std::string_view KvTypeName(KvType type);  // "f32" "bf16" "int8"
 std::optional<KvType> ParseKvType(std::string_view name);
 
 inline constexpr int64_t kKvBlockTokens = 64;
+inline constexpr int64_t kValueTileDims = 64;
 
 // A block is, in this order and each part on a cache line,
 //   keys    [key_cells][64 tokens] cells of 4 bytes, a cell being 1 f32, 2 bf16 or 4 int8 that
 //           follow each other along head_dim; the last is padded;
-//   values  [64 / n][padded_dim] cells, a cell being the same dimension of n = 1, 2 or 4 tokens
-//           that follow each other;
+//   values  tiles of up to 64 of the padded_dim dimensions, each [64 / n][dimensions] cells, a
+//           cell being the same dimension of n = 1, 2 or 4 tokens that follow each other;
 //   scales  int8 only: float [64] of keys, float [64] of values.
 // int8 is stored as q + 128, -127 <= q <= 127. So lanes are tokens in a product with keys and
 // dimensions in one with values: neither needs a sum across lanes, and both read a block front to
-// back.
+// back, values a tile at a time, whose sums fit into registers.
 struct KvLayout {
   KvType type = KvType::kF32;
   int32_t head_dim = 0;
   int32_t cell_values = 1;  // n
   int64_t key_cells = 0;
-  int64_t padded_dim = 0;  // head_dim, up to a multiple of 16
-  int64_t values_at = 0;   // bytes from the start of a block
+  int64_t padded_dim = 0;        // head_dim, up to a multiple of 16
+  int64_t values_at = 0;         // bytes from the start of a block
+  int64_t value_tile_bytes = 0;  // of a tile of kValueTileDims dimensions
   int64_t scales_at = 0;
   int64_t block_bytes = 0;
 

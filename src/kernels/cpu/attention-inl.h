@@ -226,8 +226,17 @@ void PackQuery(const AttentionTile& tile, int64_t row, const AttentionScratch& s
 
 // ---- one block
 
+// What software asks memory for while it reads a block, and into which level of cache.
+enum class Fetch : uint8_t { kNothing, kFirstLevel, kSecondLevel };
+
+template <Fetch kFetch>
+HARROW_INLINE void FetchLine(const std::byte* p) {
+  if constexpr (kFetch == Fetch::kFirstLevel) __builtin_prefetch(p, 0, 3);
+  if constexpr (kFetch == Fetch::kSecondLevel) __builtin_prefetch(p, 0, 2);
+}
+
 // scores [kRows, 64] of `queries` [cells][kRows]. Asks for the 64-byte lines at `ahead`.
-template <class Cache, int kRows, bool kFetch>
+template <class Cache, int kRows, Fetch kFetch>
 void ScoreRows(const std::byte* keys, int64_t cells, const std::byte* queries,
                const std::byte* ahead, const float* key_scales, const float* query_scales,
                const int32_t* corrections, float* scores) {
@@ -252,7 +261,7 @@ void ScoreRows(const std::byte* keys, int64_t cells, const std::byte* queries,
 #pragma GCC unroll 8
       for (int c = 0; c < kVecs; ++c) {
         line[c] = Cache::LoadLine(keys + at + c * 64);
-        if constexpr (kFetch) __builtin_prefetch(ahead + at + c * 64, 0, 3);
+        FetchLine<kFetch>(ahead + at + c * 64);
       }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r, x += Cache::kCellBytes) {
@@ -345,7 +354,7 @@ HARROW_INLINE MixScale WeighRow(const float* scores, int64_t visible, int64_t pa
 }
 
 // output [kRows, kVecs vectors] += weights [kRows] * values [cells, kVecs vectors].
-template <class Cache, int kRows, int kVecs, bool kFetch>
+template <class Cache, int kRows, int kVecs, Fetch kFetch>
 HARROW_INLINE void MixTile(const std::byte* values, int64_t stride, int64_t cells,
                            const std::byte* weights, const MixScale* scales, const std::byte* ahead,
                            float* output, int64_t output_stride) {
@@ -366,7 +375,7 @@ HARROW_INLINE void MixTile(const std::byte* values, int64_t stride, int64_t cell
 #pragma GCC unroll 8
     for (int c = 0; c < kVecs; ++c) {
       line[c] = Cache::LoadLine(values + cell * stride + 64 * c);
-      if constexpr (kFetch) __builtin_prefetch(ahead + cell * stride + 64 * c, 0, 3);
+      FetchLine<kFetch>(ahead + cell * stride + 64 * c);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
@@ -394,21 +403,25 @@ HARROW_INLINE void MixTile(const std::byte* values, int64_t stride, int64_t cell
 // A block as its rows see it.
 struct BlockView {
   const std::byte* block;
-  const std::byte* next;  // the block after it, to ask for
+  const std::byte* next;  // the block after it
+  Fetch fetch;            // what to ask for of this one's values and of the next one
   int64_t cells;          // of values that any row sees
   bool last;              // rows see AttentionTile::last_keys() of it
 };
 
-// Dimensions from d on, kVecs vectors at a time and the rest by fewer.
-template <class Cache, int kRows, int kVecs, bool kFetch>
-void MixRows(const BlockView& view, const std::byte* values, int64_t d, int64_t dim,
-             const std::byte* weights, const MixScale* scales, float* output) {
+// Dimensions from d on of a tile of `dim`, kVecs vectors at a time and the rest by fewer.
+template <class Cache, int kRows, int kVecs, Fetch kFetch>
+void MixRows(const std::byte* values, int64_t d, int64_t dim, int64_t cells,
+             const std::byte* weights, const MixScale* scales, const std::byte* ahead,
+             float* output, int64_t output_stride) {
   for (; d + 16 * kVecs <= dim; d += 16 * kVecs) {
-    MixTile<Cache, kRows, kVecs, kFetch>(values + 4 * d, 4 * dim, view.cells, weights, scales,
-                                         view.next + 4 * d, output + d, dim);
+    MixTile<Cache, kRows, kVecs, kFetch>(values + 4 * d, 4 * dim, cells, weights, scales,
+                                         ahead + 4 * d, output + d, output_stride);
   }
-  if constexpr (kVecs > 1)
-    MixRows<Cache, kRows, kVecs / 2, kFetch>(view, values, d, dim, weights, scales, output);
+  if constexpr (kVecs > 1) {
+    MixRows<Cache, kRows, kVecs / 2, kFetch>(values, d, dim, cells, weights, scales, ahead, output,
+                                             output_stride);
+  }
 }
 
 // The rows of a group, of which there are kRows or fewer.
@@ -421,7 +434,11 @@ void ScoreGroup(int64_t rows, const KvLayout& layout, const BlockView& view, int
   const std::byte* queries = scratch.queries + row * layout.key_cells * Cache::kCellBytes;
   const std::byte* values = view.block + layout.values_at;
   const auto* scales = reinterpret_cast<const float*>(view.block + layout.scales_at);
-  const auto score = row == 0 ? ScoreRows<Cache, kRows, true> : ScoreRows<Cache, kRows, false>;
+  using Score = decltype(&ScoreRows<Cache, kRows, Fetch::kNothing>);
+  static constexpr Score kScores[] = {&ScoreRows<Cache, kRows, Fetch::kNothing>,
+                                      &ScoreRows<Cache, kRows, Fetch::kFirstLevel>,
+                                      &ScoreRows<Cache, kRows, Fetch::kSecondLevel>};
+  const Score score = kScores[row == 0 ? static_cast<int>(view.fetch) : 0];
   score(view.block, layout.key_cells, queries, values, scales, scratch.query_scales + row,
         scratch.corrections + row, scratch.scores);
 }
@@ -437,11 +454,16 @@ void WeighGroup(int64_t rows, const AttentionTile& tile, const BlockView& view, 
   const auto* scales = reinterpret_cast<const float*>(view.block + layout.scales_at);
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    if (row == 0) {
-      constexpr int kLines = FetchedByRow(kRows);
+    constexpr int kLines = FetchedByRow(kRows);
+    const std::byte* ahead = view.next + r * kLines * 64;
+    if (row == 0 && view.fetch == Fetch::kFirstLevel) {
 #pragma GCC unroll 48
       for (int line = 0; line < kLines; ++line)
-        __builtin_prefetch(view.next + (r * kLines + line) * 64, 0, 3);
+        FetchLine<Fetch::kFirstLevel>(ahead + line * 64);
+    } else if (row == 0 && view.fetch == Fetch::kSecondLevel) {
+#pragma GCC unroll 48
+      for (int line = 0; line < kLines; ++line)
+        FetchLine<Fetch::kSecondLevel>(ahead + line * 64);
     }
     mix[r] = WeighRow<Cache>(
         scratch.scores + r * kKvBlockTokens, view.last ? tile.last_keys(row + r) : kKvBlockTokens,
@@ -459,10 +481,19 @@ void MixGroup(int64_t rows, const KvLayout& layout, const BlockView& view, int64
       return MixGroup<Cache, kRows - 1>(rows, layout, view, row, weights, scales, output);
     }
   }
-  constexpr int kVecs = Vecs<Cache>(kRows, kRows <= 2 ? 8 : 4);
-  const auto mix =
-      row == 0 ? MixRows<Cache, kRows, kVecs, true> : MixRows<Cache, kRows, kVecs, false>;
-  mix(view, view.block + layout.values_at, 0, layout.padded_dim, weights, scales, output);
+  constexpr int kVecs = Vecs<Cache>(kRows, kValueTileDims / 16);
+  using Mix = decltype(&MixRows<Cache, kRows, kVecs, Fetch::kNothing>);
+  static constexpr Mix kMixes[] = {&MixRows<Cache, kRows, kVecs, Fetch::kNothing>,
+                                   &MixRows<Cache, kRows, kVecs, Fetch::kFirstLevel>,
+                                   &MixRows<Cache, kRows, kVecs, Fetch::kSecondLevel>};
+  const Mix mix = kMixes[row == 0 ? static_cast<int>(view.fetch) : 0];
+  const int64_t dim = layout.padded_dim;
+  for (int64_t d = 0; d < dim; d += kValueTileDims) {
+    const int64_t tile = d < dim - kValueTileDims ? kValueTileDims : dim - d;
+    const int64_t at = layout.value_tile_bytes * (d / kValueTileDims);
+    mix(view.block + layout.values_at + at, 0, tile, view.cells, weights, scales, view.next + at,
+        output + d, dim);
+  }
 }
 
 // A tile's rows in groups of equal size.
@@ -533,6 +564,17 @@ void MergeSpans(const AttentionTile& tile, float* states) noexcept {
   WriteRows(tile, all);
 }
 
+// Where the CPU follows a stream by itself it does so best alone; what is read here and there it is
+// to be asked for, and not into its first level, which has room for few misses
+// (docs/decisions/040). int8 is not read front to back: its sums take two passes over the keys.
+template <class Cache>
+Fetch FetchOf(const KvLayout& layout, const std::byte* before, const BlockView& view) {
+  if (!HardwarePrefetchSuffices()) return Fetch::kFirstLevel;
+  const bool stream =
+      view.block == before + layout.block_bytes && view.next == view.block + layout.block_bytes;
+  return stream && !kIsI8<Cache> ? Fetch::kNothing : Fetch::kSecondLevel;
+}
+
 template <class Cache>
 void AttendSpan(const AttentionTile& tile, int64_t span, const AttentionScratch& scratch,
                 const AttentionState& state) {
@@ -546,9 +588,11 @@ void AttendSpan(const AttentionTile& tile, int64_t span, const AttentionScratch&
     StoreF(state.output + i, ZeroF());
   const int64_t end = tile.count < (span + 1) * kSpanBlocks ? tile.count : (span + 1) * kSpanBlocks;
   for (int64_t i = span * kSpanBlocks; i < end; ++i) {
+    const auto block = [&](int64_t at) { return kv.block(tile.kv_head, tile.block(at)); };
     BlockView view;
-    view.block = kv.block(tile.kv_head, tile.block(i));
-    view.next = i + 1 < tile.count ? kv.block(tile.kv_head, tile.block(i + 1)) : view.block;
+    view.block = block(i);
+    view.next = i + 1 < tile.count ? block(i + 1) : view.block;
+    view.fetch = FetchOf<Cache>(kv.layout, block(i > 0 ? i - 1 : i), view);
     view.last = i + 1 == tile.count;
     const int64_t seen = view.last ? tile.last_keys(rows - 1) : kKvBlockTokens;
     view.cells = (seen + kv.layout.cell_values - 1) / kv.layout.cell_values;
